@@ -1,0 +1,92 @@
+"""What the ledger's key does: encrypt columns, digest guessable values, and seal the trail.
+
+One master key gives three keys of separate purpose (HKDF-SHA256). Ciphertexts are AES-256-GCM, bound by their associated
+data to the row and column they were written for, so that none can be moved to another case unnoticed.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import secrets
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from onboarding.errors import BadSettings, LedgerError
+
+KEY_BYTES: Final = 32
+_NONCE_BYTES: Final = 12
+_VERSION: Final = b"\x01"
+
+
+class LedgerKey:
+    """The key of one ledger. Its ``repr`` shows the public key id alone."""
+
+    def __init__(self, master: bytes) -> None:
+        if len(master) != KEY_BYTES:
+            raise BadSettings([f"ONBOARDING_LEDGER_KEY: must be {KEY_BYTES} bytes in URL-safe base64."])
+        self._aead = AESGCM(_derive(master, b"encryption"))
+        self._digest_key = _derive(master, b"digest")
+        self._trail_key = _derive(master, b"trail")
+        self.key_id: Final = _derive(master, b"key id").hex()[:16]
+
+    def __repr__(self) -> str:
+        """Show the key's public id."""
+        return f"LedgerKey({self.key_id})"
+
+    @classmethod
+    def from_text(cls, text: str) -> "LedgerKey":
+        """Read a key as ``ONBOARDING_LEDGER_KEY`` and the key file hold it; raises ``BadSettings``."""
+        try:
+            master = base64.urlsafe_b64decode(text.strip().encode("ascii"))
+        except (binascii.Error, ValueError):
+            raise BadSettings([f"ONBOARDING_LEDGER_KEY: must be {KEY_BYTES} bytes in URL-safe base64."]) from None
+        return cls(master)
+
+    @staticmethod
+    def new_text() -> str:
+        """A new random key in the form of ``ONBOARDING_LEDGER_KEY``."""
+        return base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).decode("ascii")
+
+    def encrypt(self, plain: bytes, place: str) -> bytes:
+        """Encrypt for one place, such as ``request/<case id>``; only that place can decrypt it."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return _VERSION + nonce + self._aead.encrypt(nonce, plain, place.encode())
+
+    def decrypt(self, sealed: bytes, place: str) -> bytes:
+        """Decrypt what ``encrypt`` wrote for this place, or raise ``LedgerError``."""
+        nonce, text = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
+        try:
+            if sealed[:1] != _VERSION:
+                raise InvalidTag
+            return self._aead.decrypt(nonce, text, place.encode())
+        except InvalidTag:
+            raise LedgerError(
+                f"the ledger's column {place} cannot be decrypted: it was changed, or belongs to another key; "
+                "restore the ledger and its key from the same backup."
+            ) from None
+
+    def digest(self, *parts: str) -> str:
+        """A keyed digest of the parts, in hex: equal values are recognised, guessable ones cannot be tried out."""
+        return _mac(self._digest_key, *parts)
+
+    def seal(self, *parts: str) -> str:
+        """The HMAC of one trail entry, in hex."""
+        return _mac(self._trail_key, *parts)
+
+
+def _derive(master: bytes, purpose: bytes) -> bytes:
+    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=b"subject-onboarding ledger " + purpose).derive(master)
+
+
+def _mac(key: bytes, *parts: str) -> str:
+    mac = hmac.new(key, digestmod=hashlib.sha256)
+    for part in parts:
+        data = part.encode()
+        mac.update(len(data).to_bytes(8, "big") + data)  # lengths keep ("ab", "c") and ("a", "bc") apart
+    return mac.hexdigest()
