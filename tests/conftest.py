@@ -1,0 +1,54 @@
+"""What every test has: a clean environment, loopback only, and a real PostgreSQL for those that ask for it."""
+
+from tests.support.environment import scrub_this_process
+
+# First of all: Prefect and the project read the environment when they are imported.
+_HOME = scrub_this_process()
+
+from collections.abc import Iterator  # noqa: E402 - after the scrub
+from pathlib import Path  # noqa: E402 - after the scrub
+
+import pytest  # noqa: E402 - after the scrub
+from hypothesis import HealthCheck, settings  # noqa: E402 - after the scrub
+
+from tests.support.loopback import ForbiddenContacts, forbid_all_but_loopback  # noqa: E402 - after the scrub
+from tests.support.postgres import PostgresServer, running_postgres  # noqa: E402 - after the scrub
+
+# Two shared cores make single examples slow now and then, which says nothing about the code.
+settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("project")
+
+_CONTACTS = forbid_all_but_loopback()
+
+
+@pytest.fixture(scope="session")
+def forbidden_contacts() -> ForbiddenContacts:
+    """Every attempt of this process to contact another machine."""
+    return _CONTACTS
+
+
+@pytest.fixture(autouse=True)
+def _only_loopback_is_contacted(forbidden_contacts: ForbiddenContacts) -> Iterator[None]:
+    yield
+    contacts = forbidden_contacts.take()
+    assert not contacts, f"the test tried to contact another machine: {contacts}"
+
+
+@pytest.fixture(scope="session")
+def test_home() -> Path:
+    """The temporary home folder that this process and its children have instead of the real one."""
+    return _HOME
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real PostgreSQL server on 127.0.0.1, durable, stopped at the end of the session."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """A fresh, empty database for this test alone, as `postgresql+psycopg://...`."""
+    with postgres.fresh_database() as url:
+        yield url
