@@ -1,0 +1,48 @@
+# `make` alone lists the targets. Only Python, make and a network are needed.
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup setup-test demo test lint format lock clean
+
+BIN := .venv/bin
+CLEAN := sh scripts/clean_env.sh
+# More for pytest (make test ARGS="-k ledger"), onboard demo or uv (make lock ARGS=--upgrade).
+ARGS ?=
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## make .venv with the project and its locked dependencies (PYTHON=... chooses the interpreter)
+	@sh scripts/install.sh run
+
+setup-test:
+	@sh scripts/install.sh test
+
+demo: setup ## set up, then show the whole product on this machine alone
+	@$(CLEAN) $(BIN)/onboard demo $(ARGS)
+
+test: lint ## set up, check style and types, run all tests
+	@$(CLEAN) $(BIN)/python -m pytest $(ARGS)
+
+lint: setup-test ## check style and types
+	$(CLEAN) $(BIN)/ruff check .
+	$(CLEAN) $(BIN)/ruff format --check .
+	$(CLEAN) $(BIN)/mypy
+
+format: setup-test ## put the code into its standard form
+	@$(CLEAN) $(BIN)/ruff check --fix-only --quiet .
+	@$(CLEAN) $(BIN)/ruff format .
+
+# Universal: one file for every Python and system that is supported. No index is named, so that each installation
+# uses the one it is configured for. Pins that still fit are kept; ARGS=--upgrade takes the newest.
+COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --only-binary :all: --no-emit-index-url --no-emit-find-links $(ARGS)
+
+lock: setup ## resolve the dependencies of pyproject.toml into requirements/*.txt
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --only-binary :all: uv
+	@$(COMPILE) pyproject.toml requirements/build.in --output-file requirements/run.txt
+	@$(COMPILE) pyproject.toml requirements/build.in --group test --constraint requirements/run.txt \
+		--output-file requirements/test.txt
+
+clean: ## remove .venv and everything that tools left behind
+	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
