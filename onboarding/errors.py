@@ -108,3 +108,13 @@ class RequestConflict(OnboardingError):
             f"case {case_id} exists for this study, mode, subject and device, and {', '.join(sections)} cannot be "
             f"replaced: {why}. Look at it with 'onboard show {case_id}'."
         )
+
+
+class IdentityConflict(Refused):
+    """Another subject holds what this case wants to touch; pairing the wrong person is the worst error here."""
+
+    known = "Nothing was sent."
+
+
+class CaseContradicted(LeaseLost):
+    """An answer that came late says otherwise than the ledger; a person must look before anything else is sent."""

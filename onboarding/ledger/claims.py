@@ -1,0 +1,258 @@
+"""Claims: a case's hold on something that other cases could touch too.
+
+Registration ids and devices are bound to one subject; a device-to-cloud subject is bound to one device. The content of a
+DND exception is bound to nobody: cases take it in turn, and its claim carries the intent, so the next holder inherits it.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Connection, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from onboarding.errors import IdentityConflict, LeaseLost
+from onboarding.ledger.columns import CASES, CLAIMS, LEASE_MARGIN_S, NO_INTENT, intent_view
+from onboarding.ledger.states import StepName, StepStatus
+from onboarding.ledger.views import ClaimView, Held, Intent
+
+if TYPE_CHECKING:
+    from onboarding.ledger.writes import CaseWrite
+
+HELD_RETRY_S: Final = 5.0
+
+
+class ClaimKind(StrEnum):
+    """What can be claimed."""
+
+    REGISTRATION = "registration"
+    INVENTORY = "inventory"
+    DEVICE_TO_CLOUD_SUBJECT = "device_to_cloud_subject"
+    EXCEPTION = "exception"
+
+
+_KINDS_OF_STEP: Final[Mapping[StepName, tuple[ClaimKind, ...]]] = {
+    StepName.REGISTRATION: (ClaimKind.REGISTRATION,),
+    StepName.DEVICE: (ClaimKind.INVENTORY, ClaimKind.DEVICE_TO_CLOUD_SUBJECT),
+}
+_WORDS: Final = {
+    ClaimKind.REGISTRATION: "the registration is held by another subject",
+    ClaimKind.INVENTORY: "the device is held by another subject",
+    ClaimKind.DEVICE_TO_CLOUD_SUBJECT: "the subject is bound to another device-to-cloud device",
+}
+
+
+@dataclass(frozen=True, order=True)
+class ClaimKey:
+    """What is claimed (``kind``, ``key``) and whom it is bound to."""
+
+    kind: ClaimKind
+    key: str
+    bound_to: str
+
+
+def claim_key(*parts: str) -> str:
+    """One text for the parts of a claim's key that cannot be confused with other parts."""
+    return json.dumps(parts, separators=(",", ":"))
+
+
+def take_claims(write: "CaseWrite", keys: Iterable[ClaimKey]) -> Held | None:
+    """Take bound claims for the case, all or none. Returns who holds one (same subject), or raises ``IdentityConflict``.
+
+    Keys are taken in one order everywhere, so that two cases cannot wait for each other.
+    """
+    for claim in sorted(keys):
+        row = _locked(write, claim)
+        if row["bound_to"] != claim.bound_to and (
+            row["state"] in ("done", "unknown") or row["holder_case"] is not None
+        ):
+            holder = row["holder_case"] or _last_case(row)
+            raise IdentityConflict(
+                "the ledger", "IDENTITY_CONFLICT", f"{_WORDS[claim.kind]}{f' (case {holder})' if holder else ''}."
+            )
+        if row["holder_case"] not in (None, write.lease.case_id):
+            return Held(row["holder_case"], HELD_RETRY_S)
+        values = {
+            "bound_to": claim.bound_to,
+            "holder_case": write.lease.case_id,
+            "holder_fence": write.lease.fence,
+            "state": "done" if row["state"] == "done" else "held",
+        }
+        _save(write, row, values)
+    return None
+
+
+def settle_claims(write: "CaseWrite", step: StepName, status: StepStatus) -> None:
+    """Follow a step's end: done binds for good, unknown keeps the hold, refused gives it back as it was."""
+    for kind in _KINDS_OF_STEP.get(step, ()):
+        rows = (
+            write.connection.execute(
+                select(CLAIMS).where(CLAIMS.c.kind == kind, CLAIMS.c.holder_case == write.lease.case_id)
+            )
+            .mappings()
+            .all()
+        )
+        for row in rows:
+            if status is StepStatus.UNKNOWN:
+                _save(write, row, {"state": "unknown"})
+            elif status is StepStatus.DONE:
+                _save(write, row, {"state": "done", "holder_case": None, "effect_id": write.lease.case_id})
+            else:
+                _save(write, row, {"state": "done" if row["state"] == "done" else "free", "holder_case": None})
+
+
+class ExceptionClaim:
+    """The claim on one exception's content, held by this case while its lease lives."""
+
+    def __init__(self, write: "CaseWrite", row: Mapping[str, Any]) -> None:
+        self._write = write
+        self._row = row
+
+    @classmethod
+    def take(cls, write: "CaseWrite", key: str) -> "ExceptionClaim | Held":
+        """Take the claim over from a holder whose lease is over, or say who holds it."""
+        claim = cls(write, _locked(write, ClaimKey(ClaimKind.EXCEPTION, key, "")))
+        row = claim._row
+        if row["holder_case"] not in (None, write.lease.case_id):
+            left = _lease_left(write, row["holder_case"], row["holder_fence"])
+            if left > 0:
+                return Held(row["holder_case"], left)
+        if row["state"] != "unknown":
+            claim._set(
+                holder_case=write.lease.case_id,
+                holder_fence=write.lease.fence,
+                state="held" if row["state"] == "free" else row["state"],
+            )
+        if row["quiet_until"] is not None and row["quiet_epoch"] != write.epoch:
+            claim._set(quiet_until=write.seconds + row["intent"]["quiet_s"], quiet_epoch=write.epoch)
+        return claim
+
+    @classmethod
+    def held(cls, write: "CaseWrite", key: str) -> "ExceptionClaim":
+        """The claim that this case took before in the same lease; raises ``LeaseLost`` if it was taken over since."""
+        claim = cls(write, _locked(write, ClaimKey(ClaimKind.EXCEPTION, key, "")))
+        if (claim._row["holder_case"], claim._row["holder_fence"]) != (write.lease.case_id, write.lease.fence):
+            raise LeaseLost(f"the exception that case {write.lease.case_id} worked on was taken over by another case.")
+        return claim
+
+    def intend(self, intent: Intent) -> int:
+        """Commit an intent on the claim. Returns the number of the attempt."""
+        attempt = self._row["attempts"] + 1
+        self._set(
+            attempts=attempt,
+            intent={**intent.facts, "quiet_s": intent.quiet_s},
+            intent_sealed=self._write.key.encrypt(intent.body, f"claim/{self._row['key']}"),
+            quiet_until=self._write.seconds + intent.quiet_s,
+            quiet_epoch=self._write.epoch,
+        )
+        self._write.keep_lease(intent.quiet_s + LEASE_MARGIN_S)
+        return int(attempt)
+
+    def doubt(self) -> None:
+        """Its last request may have been applied."""
+        self._set(in_doubt=True)
+
+    def note(self, **facts: Any) -> None:
+        """Add what was learned to the open intent."""
+        self._set(intent={**(self._row["intent"] or {}), **facts})
+
+    def clear(self) -> None:
+        """Nothing was applied: there is no open intent any more."""
+        self._set(**NO_INTENT)
+
+    def absent(self) -> None:
+        """A probe proved, after the quiet time, that nothing was applied."""
+        self._set(**NO_INTENT, absences=self._row["absences"] + 1)
+
+    def adopt(self, exception_id: str, duplicates: Sequence[str]) -> None:
+        """The exception exists under this id (and, wrongly, once more under each of ``duplicates``)."""
+        self._set(
+            **NO_INTENT,
+            state="done",
+            effect_id=exception_id,
+            duplicates=list(duplicates) or None,
+            effect_seen_at=self._write.seconds,
+            effect_epoch=self._write.epoch,
+        )
+
+    def call_unknown(self) -> None:
+        """Nobody here can tell whether it exists; whoever needs it waits for a decision."""
+        self._set(state="unknown", holder_case=None)
+
+    def give_back(self) -> None:
+        """Let the next case have it, as it stands."""
+        if self._row["holder_case"] == self._write.lease.case_id:
+            self._set(holder_case=None)
+
+    def view(self) -> ClaimView:
+        """The claim as it stands in this write."""
+        row = self._row
+        same = row["effect_epoch"] == self._write.epoch
+        return ClaimView(
+            key=row["key"],
+            unknown=row["state"] == "unknown",
+            open=row["intent"] is not None,
+            intent=intent_view(row, self._write.epoch, self._write.seconds),
+            effect_id=row["effect_id"],
+            effect_age_s=self._write.seconds - row["effect_seen_at"] if same else None,
+        )
+
+    def _set(self, **values: Any) -> None:
+        _save(self._write, self._row, values)
+        self._row = {**self._row, **values}
+
+
+def other_claims_with(connection: Connection, keys: Sequence[str]) -> set[str]:
+    """Which of these exception contents other cases have claimed too."""
+    rows = connection.execute(select(CLAIMS.c.key).where(CLAIMS.c.kind == ClaimKind.EXCEPTION, CLAIMS.c.key.in_(keys)))
+    return set(rows.scalars())
+
+
+def release_all(connection: Connection, case_id: str) -> None:
+    """A cancelled case holds nothing; what it had settled stays settled."""
+    connection.execute(
+        update(CLAIMS)
+        .where(CLAIMS.c.holder_case == case_id, CLAIMS.c.state == "held")
+        .values(holder_case=None, state="free")
+    )
+    connection.execute(update(CLAIMS).where(CLAIMS.c.holder_case == case_id).values(holder_case=None))
+
+
+def _locked(write: "CaseWrite", claim: ClaimKey) -> Mapping[str, Any]:
+    insert = (sqlite if write.connection.dialect.name == "sqlite" else postgresql).insert
+    values = {
+        "kind": claim.kind.value,
+        "key": claim.key,
+        "bound_to": claim.bound_to,
+        "state": "free",
+        "attempts": 0,
+        "probes": 0,
+        "absences": 0,
+        "in_doubt": False,
+        "updated_at": write.now,
+    }
+    write.connection.execute(insert(CLAIMS).values(**values).on_conflict_do_nothing())
+    query = select(CLAIMS).where(CLAIMS.c.kind == claim.kind, CLAIMS.c.key == claim.key).with_for_update()
+    return write.connection.execute(query).mappings().one()
+
+
+def _save(write: "CaseWrite", row: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    write.connection.execute(
+        update(CLAIMS)
+        .where(CLAIMS.c.kind == row["kind"], CLAIMS.c.key == row["key"])
+        .values(**values, updated_at=write.now)
+    )
+
+
+def _lease_left(write: "CaseWrite", case_id: str, fence: int) -> float:
+    """Seconds the holder's lease still lasts, 0 when it is over or was taken anew."""
+    row = write.connection.execute(select(CASES).where(CASES.c.id == case_id)).mappings().one()
+    if row["lease_owner"] is None or row["fence"] != fence or row["lease_epoch"] != write.epoch:
+        return 0.0
+    return max(0.0, row["lease_until"] - write.seconds)
+
+
+def _last_case(row: Mapping[str, Any]) -> str | None:
+    return str(row["effect_id"]) if row["effect_id"] else None

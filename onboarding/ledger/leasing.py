@@ -1,0 +1,200 @@
+"""Taking, renewing and giving back the right to work on a case; finding the cases that are due."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection, RowMapping, or_, select, update
+
+from onboarding.clocks import utc_now
+from onboarding.errors import LedgerError
+from onboarding.keys import LedgerKey
+from onboarding.ledger.columns import CASES, STEPS
+from onboarding.ledger.opening import Addresses
+from onboarding.ledger.states import CaseEvent, CaseStatus, StepName, StepStatus, next_case_status
+from onboarding.ledger.store import SCHEMA_VERSION, schema_version
+from onboarding.ledger.views import Held
+from onboarding.ledger.writes import CaseWrite, Lease
+
+NO_PROGRESS: Final = "NO_PROGRESS"
+SETTINGS_CHANGED: Final = "SETTINGS_CHANGED"
+LATE_ANSWER: Final = "LATE_ANSWER_CONTRADICTS"
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The case cannot be worked as it stands: done, cancelled, a draft, or waiting for a person."""
+
+    status: CaseStatus
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Who takes a lease: the actor for the trail, the Prefect run if there is one, how long a lease lasts (seconds)."""
+
+    actor: str
+    lease_seconds: float
+    flow_run_id: str | None = None
+    max_idle_takings: int = 60
+
+
+def take(
+    connection: Connection,
+    key: LedgerKey,
+    clock: tuple[str, float],
+    case_id: str,
+    runner: Runner,
+    addresses: Addresses,
+    *,
+    retry: bool = False,
+) -> Lease | Held | Closed:
+    """Take the case's lease by one compare-and-set on its locked row.
+
+    ``retry`` is a person's wish to go on with a case that needs attention: refused steps are tried again, unknown ones are not.
+    """
+    _check_schema(connection)
+    row = connection.execute(select(CASES).where(CASES.c.id == case_id).with_for_update()).mappings().one_or_none()
+    if row is None:
+        raise LedgerError(f"there is no case {case_id} in this ledger: 'onboard status' lists them.")
+    epoch, seconds = clock
+    left = _left(row, epoch, seconds)
+    if left > 0:
+        return Held(case_id, left)
+    status = CaseStatus(row["status"])
+    if status in (CaseStatus.DONE, CaseStatus.CANCELLED, CaseStatus.DRAFT) or (
+        status is CaseStatus.ATTENTION and not retry
+    ):
+        return Closed(status, row["reason"])
+    lease = Lease(case_id, secrets.token_hex(16), row["fence"] + 1, runner.lease_seconds, runner.actor)
+    write = CaseWrite(connection, key, clock, lease, row)
+    write.case.update(
+        fence=lease.fence,
+        lease_owner=lease.owner,
+        takings=row["takings"] + 1,
+        idle_takings=row["idle_takings"] + 1,
+        flow_run_id=runner.flow_run_id or row["flow_run_id"],
+        blocked_login=None,
+    )
+    if status is CaseStatus.ATTENTION and (closed := _resume(write)):
+        return closed
+    for name in StepName:
+        write.step(name).restart_quiet_time()
+    connection.execute(update(CASES).where(CASES.c.id == case_id).values(fence=lease.fence))
+    write.record("lease_taken", detail={"fence": lease.fence, "flow_run_id": runner.flow_run_id})
+    reason = _why_not(write, addresses, runner)
+    if reason:
+        write.need_attention(reason)
+        write.end()
+        return Closed(CaseStatus.ATTENTION, reason)
+    write.end()
+    return lease
+
+
+def find_due(
+    connection: Connection, clock: tuple[str, float], *, now: datetime, limit: int, logins: Sequence[str] = ()
+) -> list[str]:
+    """Ids of cases that are ready and due and that no runner holds, oldest due first.
+
+    ``logins`` are the digests of the connections' present credentials: a case that waits because one of them was refused
+    is left out until it changes.
+    """
+    epoch, seconds = clock
+    free = or_(CASES.c.lease_owner.is_(None), CASES.c.lease_epoch != epoch, CASES.c.lease_until <= seconds)
+    blocked = CASES.c.blocked_login.is_(None)
+    let_in = or_(blocked, CASES.c.blocked_login.not_in(list(logins))) if logins else blocked
+    due = or_(CASES.c.due_at <= now, CASES.c.blocked_login.is_not(None))
+    query = (
+        select(CASES.c.id)
+        .where(CASES.c.status == CaseStatus.READY, free, let_in, due)
+        .order_by(CASES.c.due_at, CASES.c.id)
+        .limit(limit)
+    )
+    return list(connection.execute(query).scalars())
+
+
+def keep_late_answer(connection: Connection, key: LedgerKey, case_id: str, actor: str, answer: dict[str, Any]) -> None:
+    """Append an answer that reached a runner after its lease: the one write without a fence, under the row's lock.
+
+    ``answer``: ``step``, ``attempt``, ``fence``, ``says`` (``applied`` or ``not_applied``) and ``code``.
+    """
+    row = connection.execute(select(CASES).where(CASES.c.id == case_id).with_for_update()).mappings().one()
+    lease = Lease(case_id, row["lease_owner"] or "", row["fence"], 0.0, actor)
+    write = CaseWrite(connection, key, (row["lease_epoch"] or "", row["lease_until"] or 0.0), lease, row)
+    write.record("late_answer", step=StepName(answer["step"]), code=answer["code"], detail=answer)
+    values = {
+        "trail_sequence": write.case["trail_sequence"],
+        "trail_seal": write.case["trail_seal"],
+        "late_answers": [*(row["late_answers"] or []), answer],
+        "updated_at": utc_now(),
+    }
+    status = CaseStatus(row["status"])
+    if status is CaseStatus.DONE and _contradicts(write, answer):  # nobody else would write to a case that is done
+        values |= {"status": next_case_status(status, CaseEvent.CONTRADICTED).value, "reason": LATE_ANSWER}
+    connection.execute(update(CASES).where(CASES.c.id == case_id).values(**values))
+
+
+def contradiction(write: CaseWrite) -> bool:
+    """Whether a late answer says otherwise than the ledger; answers that agree by now are forgotten."""
+    late = write.case["late_answers"] or []
+    if not late:
+        return False
+    if any(_contradicts(write, answer) for answer in late):
+        return True
+    write.case["late_answers"] = [
+        a for a in late if write.step(StepName(a["step"])).status is not StepStatus.DONE
+    ] or None
+    return False
+
+
+def _contradicts(write: CaseWrite, answer: dict[str, Any]) -> bool:
+    step = write.step(StepName(answer["step"])).view()
+    if answer["says"] == "applied":
+        return step.status in (StepStatus.PENDING, StepStatus.REFUSED, StepStatus.NOT_REQUESTED)
+    return step.status is StepStatus.DONE and step.outcome.get("attempt") == answer["attempt"]
+
+
+def _why_not(write: CaseWrite, addresses: Addresses, runner: Runner) -> str | None:
+    """What keeps this case from being worked at all, as a reason code."""
+    if contradiction(write):
+        return LATE_ANSWER
+    if (write.case["openspecimen_address"], write.case["clinical_one_address"]) != (
+        addresses.openspecimen,
+        addresses.clinical_one,
+    ):
+        return SETTINGS_CHANGED
+    if write.case["idle_takings"] > runner.max_idle_takings:
+        return NO_PROGRESS
+    return None
+
+
+def _resume(write: CaseWrite) -> Closed | None:
+    """A person's retry: refused steps are pending again; a case with an unknown step waits for a decision instead."""
+    rows = write.connection.execute(select(STEPS).where(STEPS.c.case_id == write.lease.case_id)).mappings().all()
+    if any(row["status"] == StepStatus.UNKNOWN for row in rows):
+        return Closed(CaseStatus.ATTENTION, write.case["reason"])
+    for row in rows:
+        if row["status"] == StepStatus.REFUSED:
+            write.step(StepName(row["name"])).retry()
+    write.case["status"] = next_case_status(CaseStatus.ATTENTION, CaseEvent.RESUMED).value
+    write.case["reason"] = None
+    write.case["idle_takings"] = 1
+    write.record("case_resumed")
+    return None
+
+
+def _left(row: RowMapping, epoch: str, seconds: float) -> float:
+    if row["lease_owner"] is None or row["lease_epoch"] != epoch:
+        return 0.0
+    return max(0.0, float(row["lease_until"]) - seconds)
+
+
+def _check_schema(connection: Connection) -> None:
+    found = schema_version(connection)
+    if found != SCHEMA_VERSION:
+        raise LedgerError(
+            f"the ledger has schema {found or 'none'}, this version needs {SCHEMA_VERSION}: run 'onboard migrate' "
+            "(an older version of this program cannot work on a newer ledger)."
+        )

@@ -1,0 +1,319 @@
+"""The ledger: the truth about every case. Each method is one transaction on SQLite or PostgreSQL."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from onboarding.clocks import boot_seconds, utc_now
+from onboarding.errors import CaseContradicted, LedgerError
+from onboarding.intake import IntakeRequest, parse_request
+from onboarding.keys import LedgerKey
+from onboarding.ledger import leasing, opening, reading, trail
+from onboarding.ledger.columns import CASES, LEDGER, VENDORS
+from onboarding.ledger.leasing import Closed, Runner
+from onboarding.ledger.opening import Addresses, Opened
+from onboarding.ledger.states import CaseStatus
+from onboarding.ledger.store import SCHEMA_VERSION, Store, prepare_folder
+from onboarding.ledger.views import CaseView, EventView, Held
+from onboarding.ledger.writes import CaseWrite, Lease
+from onboarding.request import OnboardingRequest
+from onboarding.settings import Settings
+
+T = TypeVar("T")
+_CONTRADICTED: Final = object()
+
+
+class Ledger:
+    """One ledger and its key. Thread-safe; open it with ``open_ledger``."""
+
+    def __init__(self, store: Store, key: LedgerKey) -> None:
+        self.store = store
+        self.key = key
+
+    def close(self) -> None:
+        """Give every connection back."""
+        self.store.close()
+
+    # Cases
+
+    def open_case(
+        self,
+        request: OnboardingRequest,
+        addresses: Addresses,
+        *,
+        actor: str,
+        batch_id: str | None = None,
+        draft: bool = False,
+    ) -> Opened:
+        """Find or make the request's case; raises ``RequestConflict``."""
+
+        def change(connection: Connection) -> Opened:
+            epoch, seconds = self.store.clock(connection)
+            return opening.open_case(
+                connection,
+                self.key,
+                request,
+                addresses,
+                actor=actor,
+                epoch=epoch,
+                seconds=seconds,
+                batch_id=batch_id,
+                draft=draft,
+            )
+
+        return self.store.write(change)
+
+    def request(self, case_id: str) -> IntakeRequest:
+        """The case's request, decrypted."""
+        sealed = self.store.read(
+            lambda c: c.execute(select(CASES.c.request_sealed).where(CASES.c.id == case_id)).scalar_one_or_none()
+        )
+        if sealed is None:
+            raise LedgerError(f"there is no case {case_id} in this ledger: 'onboard status' lists them.")
+        return parse_request(self.key.decrypt(sealed, opening.request_place(case_id)))
+
+    def find_due(self, *, limit: int, logins: Sequence[str] = (), now: datetime | None = None) -> list[str]:
+        """Ids of the cases that are ready, due and free, oldest due first."""
+        moment = now or utc_now()
+        return self.store.read(
+            lambda c: leasing.find_due(c, self.store.clock(c), now=moment, limit=limit, logins=logins)
+        )
+
+    def take(self, case_id: str, runner: Runner, addresses: Addresses, *, retry: bool = False) -> Lease | Held | Closed:
+        """Take the case's lease, or say who has it or why it cannot be worked."""
+        before = boot_seconds()
+        taken = self.store.write(
+            lambda c: leasing.take(c, self.key, self.store.clock(c), case_id, runner, addresses, retry=retry)
+        )
+        if isinstance(taken, Lease):
+            taken.valid_until = before + taken.seconds
+        return taken
+
+    def fenced(self, lease: Lease, change: Callable[[CaseWrite], T]) -> T:
+        """Run ``change`` over the leased case in one transaction; it renews the lease too.
+
+        Raises ``LeaseLost`` if another runner has the case, ``CaseContradicted`` if a late answer says otherwise than the
+        ledger (the case then needs attention), ``CommitUnknown`` if the database did not say whether it committed.
+        """
+        before = boot_seconds()
+        left = 0.0
+
+        def body(connection: Connection) -> Any:
+            nonlocal left
+            write = CaseWrite.begin(connection, self.key, self.store.clock(connection), lease)
+            if leasing.contradiction(write):
+                write.contradict(leasing.LATE_ANSWER)
+                write.end()
+                return _CONTRADICTED
+            result = change(write)
+            write.end()
+            left = write.lease_left_s
+            return result
+
+        result = self.store.write(body)
+        if result is _CONTRADICTED:
+            raise CaseContradicted(
+                f"case {lease.case_id}: an answer that came late says otherwise than the ledger; nothing more is sent. "
+                f"Look at 'onboard show {lease.case_id}' and at the other system, then decide."
+            )
+        lease.valid_until = before + left
+        return result  # type: ignore[no-any-return]
+
+    def renew(self, lease: Lease) -> None:
+        """Let the lease last its full time again."""
+        self.fenced(lease, lambda _write: None)
+
+    def keep_late_answer(self, case_id: str, actor: str, answer: dict[str, Any]) -> None:
+        """Append an answer that came after the lease was lost."""
+        self.store.write(lambda c: leasing.keep_late_answer(c, self.key, case_id, actor, answer))
+
+    # Looking
+
+    def case(self, case_id: str) -> CaseView | None:
+        """One case, or None."""
+        return self.store.read(lambda c: reading.read_case(c, self.store.clock(c), case_id))
+
+    def cases(
+        self, *, statuses: Sequence[CaseStatus] = (), batch_id: str | None = None, limit: int | None = None
+    ) -> list[CaseView]:
+        """Cases, the newest first."""
+        return self.store.read(
+            lambda c: reading.read_cases(c, self.store.clock(c), statuses=statuses, batch_id=batch_id, limit=limit)
+        )
+
+    def events(self, case_id: str) -> list[EventView]:
+        """The case's trail, the oldest entry first."""
+        return self.store.read(lambda c: reading.read_events(c, self.key, case_id))
+
+    def trail_problems(self, case_id: str) -> list[str]:
+        """What is wrong with the case's trail; nothing when it is whole."""
+        return self.store.read(lambda c: trail.trail_problems(c, self.key, case_id))
+
+    def vendor_texts(self, case_id: str) -> dict[str, str]:
+        """What the vendors wrote, step by step, decrypted; may hold personal data."""
+        return self.store.read(lambda c: reading.read_vendor_texts(c, self.key, case_id))
+
+    # What every process must know of a vendor
+
+    def login_refused(self, system: str, digest: str) -> str | None:
+        """The code with which these credentials were refused, or None."""
+        query = select(VENDORS.c.code).where(
+            VENDORS.c.system == system, VENDORS.c.kind == "login", VENDORS.c.digest == digest
+        )
+        return self.store.read(lambda c: c.execute(query).scalar_one_or_none())
+
+    def remember_login_refused(self, system: str, digest: str, code: str) -> None:
+        """From now on no process logs in with these credentials."""
+        self.store.write(lambda c: _put_vendor_state(c, system, "login", digest, {"code": code}))
+
+    def forget_login_refused(self, system: str) -> None:
+        """A person mended the account on the other side: log-ins may be tried again."""
+        self.store.write(
+            lambda c: c.execute(delete(VENDORS).where(VENDORS.c.system == system, VENDORS.c.kind == "login"))
+        )
+
+    def not_before(self, system: str) -> float:
+        """Seconds for which nobody may send to this system yet, 0 if none."""
+        query = select(VENDORS.c.not_before).where(VENDORS.c.system == system, VENDORS.c.kind == "throttle")
+        until = self.store.read(lambda c: c.execute(query).scalar_one_or_none())
+        return 0.0 if until is None else max(0.0, (until - utc_now()).total_seconds())
+
+    def remember_not_before(self, system: str, seconds: float) -> None:
+        """Nobody sends to this system for so many seconds."""
+        values = {"not_before": utc_now() + timedelta(seconds=seconds)}
+        self.store.write(lambda c: _put_vendor_state(c, system, "throttle", "", values))
+
+
+def open_ledger(settings: Settings) -> Ledger:
+    """Open the ledger of the settings; a new SQLite ledger is made with a key of its own, anything else must fit.
+
+    Raises ``BadSettings`` or ``LedgerError``: a missing or wrong key, another schema, a database that could forget.
+    """
+    store = Store(settings.ledger_url)
+    given = settings.ledger_key.get_secret_value() if settings.ledger_key else None
+    path = store.path
+    if path is not None and not path.exists():
+        ledger = _create(store, path, given)
+    else:
+        ledger = Ledger(store, LedgerKey.from_text(given if given is not None else _key_beside(store, path)))
+    try:
+        check_ledger(ledger)
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
+
+
+def check_ledger(ledger: Ledger) -> None:
+    """Refuse a ledger that belongs to another key, has another schema, or may forget what it committed."""
+    version = ledger.store.schema_version()
+    if version != SCHEMA_VERSION:
+        raise LedgerError(
+            f"the ledger {ledger.store.place} has schema {version or 'none'}, this version needs {SCHEMA_VERSION}: run 'onboard migrate'."
+        )
+    stands = ledger.store.read(lambda c: c.execute(select(LEDGER.c.key_id)).scalar_one_or_none())
+    if stands != ledger.key.key_id:
+        raise LedgerError(
+            f"the key does not belong to the ledger {ledger.store.place}: set ONBOARDINGLEDGER_KEY to the key it was made with, "
+            "or restore the key file beside it."
+        )
+    if problems := ledger.store.durability_problems():
+        raise LedgerError("the database could forget what it committed: " + "; ".join(problems) + ".")
+
+
+def migrate(settings: Settings) -> tuple[str | None, str]:
+    """Bring the ledger's schema up to date (and bind a new ledger to its key). Returns the versions before and after."""
+    from onboarding.ledger.migrations import upgrade  # Alembic takes half a second to import
+
+    store = Store(settings.ledger_url)
+    try:
+        path = store.path
+        given = settings.ledger_key.get_secret_value() if settings.ledger_key else None
+        if path is not None and not path.exists():
+            _create(store, path, given).close()
+            return None, SCHEMA_VERSION
+        key = LedgerKey.from_text(given if given is not None else _key_beside(store, path))
+        before = store.schema_version()
+        if before is not None:
+            stands = store.read(lambda c: c.execute(select(LEDGER.c.key_id)).scalar_one_or_none())
+            if stands not in (None, key.key_id):
+                raise LedgerError(
+                    "the key does not belong to this ledger: nothing was migrated; set ONBOARDINGLEDGER_KEY to its own key."
+                )
+        with store.migrating() as connection:
+            upgrade(connection)
+            _bind_key(connection, key)
+        return before, SCHEMA_VERSION
+    finally:
+        store.close()
+
+
+def key_file(path: Path) -> Path:
+    """Where a SQLite ledger's own key lies: beside it."""
+    return path.with_name(path.name + ".key")
+
+
+def _create(store: Store, path: Path, given: str | None) -> Ledger:
+    from onboarding.ledger.migrations import upgrade  # Alembic takes half a second to import
+
+    text = given
+    if text is None:
+        text = _write_key(path)
+    key = LedgerKey.from_text(text)
+    prepare_folder(path)
+    with store.migrating() as connection:
+        upgrade(connection)
+        _bind_key(connection, key)
+    return Ledger(store, key)
+
+
+def _write_key(path: Path) -> str:
+    """Make the key file of a new ledger, mode 600; one that stands already is used (another process was first)."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place = key_file(path)
+    text = LedgerKey.new_text()
+    draft = place.with_name(f"{place.name}.{os.getpid()}")
+    handle = os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
+    try:
+        os.write(handle, (text + "\n").encode())
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    try:
+        os.link(draft, place)  # appears whole or not at all, and never replaces a key
+    except FileExistsError:
+        text = place.read_text("ascii").strip()
+    finally:
+        with suppress(OSError):
+            draft.unlink()
+    return text
+
+
+def _key_beside(store: Store, path: Path | None) -> str:
+    if path is not None:
+        with suppress(FileNotFoundError):
+            return key_file(path).read_text("ascii").strip()
+    hint = f" or put the key file back beside it ({key_file(path)})" if path is not None else ""
+    raise LedgerError(
+        f"the ledger {store.place} has no key here: set ONBOARDINGLEDGER_KEY to the key it was made with{hint}."
+    )
+
+
+def _bind_key(connection: Connection, key: LedgerKey) -> None:
+    if connection.execute(select(func.count()).select_from(LEDGER)).scalar_one() == 0:
+        connection.execute(insert(LEDGER).values(id=1, key_id=key.key_id, created_at=utc_now()))
+
+
+def _put_vendor_state(connection: Connection, system: str, kind: str, digest: str, values: Mapping[str, Any]) -> None:
+    upsert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(VENDORS)
+    row = {"system": system, "kind": kind, "digest": digest, "at": utc_now(), **values}
+    changed = {"at": row["at"], **values}
+    connection.execute(
+        upsert.values(**row).on_conflict_do_update(index_elements=["system", "kind", "digest"], set_=changed)
+    )

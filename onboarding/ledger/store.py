@@ -1,0 +1,237 @@
+"""The database under the ledger: SQLite (one machine) or PostgreSQL (several), opened safely or not at all.
+
+A write is one function of a transaction: ``store.write(change)`` begins it with the write lock (``BEGIN IMMEDIATE``; row locks
+on PostgreSQL), commits, and gives back what the function returned. A commit whose outcome is not known raises ``CommitUnknown``.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool
+
+from onboarding.clocks import boot_id, boot_seconds
+from onboarding.errors import BadSettings, LedgerError
+
+T = TypeVar("T")
+
+SCHEMA_VERSION: Final = "0001"
+_BUSY_SECONDS: Final = 30
+_NETWORK_FILE_SYSTEMS: Final = frozenset(
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "9p",
+        "afs",
+        "ceph",
+        "fuse.sshfs",
+        "fuse.glusterfs",
+        "fuse.s3fs",
+        "lustre",
+        "gpfs",
+        "ncpfs",
+    }
+)
+_UNSAFE_WHEN_OFF: Final = ("fsync", "full_page_writes", "synchronous_commit")
+
+
+class CommitUnknown(LedgerError):
+    """The database did not say whether it committed; nothing is sent until the state is read again."""
+
+
+class StoreUnavailable(LedgerError):
+    """The database did not answer; nothing was written."""
+
+
+class Store:
+    """One ledger database. Threads may share it; each call takes a connection of its own."""
+
+    def __init__(self, url: str) -> None:
+        self.url: Final = _checked_url(url)
+        self.is_sqlite: Final = self.url.get_backend_name() == "sqlite"
+        self._engine = _engine(self.url)
+
+    @property
+    def place(self) -> str:
+        """Where the ledger is, without credentials."""
+        return self.url.render_as_string(hide_password=True)
+
+    @property
+    def path(self) -> Path | None:
+        """The file of an SQLite ledger."""
+        return Path(str(self.url.database)) if self.is_sqlite else None
+
+    def write(self, change: Callable[[Connection], T]) -> T:
+        """Run ``change`` in one transaction and commit it; nothing is kept if it raises."""
+        with _said_plainly(self.place), self._engine.connect() as connection:
+            connection = connection.execution_options(onboarding_writes=True)
+            connection.begin()
+            try:
+                result = change(connection)
+            except BaseException:
+                with suppress(SQLAlchemyError):
+                    connection.rollback()
+                raise
+            try:
+                connection.commit()
+            except SQLAlchemyError as error:
+                connection.invalidate()
+                raise CommitUnknown(
+                    f"the ledger {self.place} did not say whether it stored the last change ({type(error).__name__}); "
+                    "nothing is sent until its state is read again: resume the case."
+                ) from None
+            return result
+
+    def read(self, look: Callable[[Connection], T]) -> T:
+        """Run ``look`` on one consistent view and give its result back."""
+        with _said_plainly(self.place), self._engine.connect() as connection, connection.begin():
+            return look(connection)
+
+    def clock(self, connection: Connection) -> tuple[str, float]:
+        """The lease clock: the name of its epoch and the seconds in it. Times of two epochs cannot be compared."""
+        if self.is_sqlite:
+            return boot_id(), boot_seconds()
+        return "postgresql", float(
+            connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
+        )
+
+    def durability_problems(self) -> list[str]:
+        """What could make this database forget a commit, one line each (PostgreSQL; SQLite is set by us)."""
+        if self.is_sqlite:
+            return []
+
+        def look(connection: Connection) -> list[str]:
+            values = {name: str(connection.execute(text(f"SHOW {name}")).scalar_one()) for name in _UNSAFE_WHEN_OFF}
+            return [
+                f"{name} is {value} on {self.place}: set it to on" for name, value in values.items() if value == "off"
+            ]
+
+        return self.read(look)
+
+    def schema_version(self) -> str | None:
+        """The version of the schema that stands, or None when there is none."""
+        return self.read(schema_version)
+
+    def close(self) -> None:
+        """Give every connection back."""
+        self._engine.dispose()
+
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """A connection with one write transaction, for migrations only."""
+        with _said_plainly(self.place), self._engine.connect() as connection:
+            connection = connection.execution_options(onboarding_writes=True)
+            with connection.begin():
+                if not self.is_sqlite:  # two installations must not migrate at once
+                    connection.execute(text("SELECT pg_advisory_xact_lock(7364012205)"))
+                yield connection
+
+
+def schema_version(connection: Connection) -> str | None:
+    """The version of the schema as this connection sees it."""
+    dialect = connection.dialect
+    if not dialect.has_table(connection, "onboarding_schema"):
+        return None
+    return connection.execute(text("SELECT version_num FROM onboarding_schema")).scalar_one_or_none()
+
+
+@contextmanager
+def _said_plainly(place: str) -> Iterator[None]:
+    """Turn driver errors into one line; drivers repeat statements and values in theirs."""
+    try:
+        yield
+    except IntegrityError:
+        raise  # a broken promise of ours, not the database's
+    except DBAPIError as error:
+        detail = type(error.orig).__name__
+        raise StoreUnavailable(
+            f"the ledger {place} cannot be used ({detail}): check ONBOARDING_LEDGER_URL, that the database runs, is not full "
+            "and lets this user in."
+        ) from None
+
+
+def _checked_url(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise BadSettings(
+            ["ONBOARDING_LEDGER_URL: not a database address; write sqlite:////path.db or postgresql+psycopg://..."]
+        ) from None
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        if not parsed.database or not Path(parsed.database).is_absolute():
+            raise BadSettings(["ONBOARDING_LEDGER_URL: the path must be absolute; write sqlite:////absolute/path.db."])
+        kind = _file_system(Path(parsed.database))
+        if kind in _NETWORK_FILE_SYSTEMS:
+            raise BadSettings(
+                [
+                    f"ONBOARDING_LEDGER_URL: lies on a network file system ({kind}), where locks are not safe; use a local disk or PostgreSQL."
+                ]
+            )
+        return parsed
+    if backend == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    raise BadSettings([f"ONBOARDING_LEDGER_URL: {backend!r} is not supported; use sqlite or postgresql+psycopg."])
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() != "sqlite":
+        return create_engine(
+            url,
+            pool_size=8,
+            max_overflow=8,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": 10, "application_name": "subject-onboarding"},
+            isolation_level="READ COMMITTED",
+        )
+    path = Path(str(url.database))
+    engine = create_engine(
+        url, poolclass=QueuePool, pool_size=4, connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False}
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions are begun below, by us
+        with suppress(OSError):
+            path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("onboarding_writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def prepare_folder(path: Path) -> None:
+    """Make the folder of an SQLite ledger, and the empty file, readable by this user alone."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def _file_system(path: Path) -> str:
+    """The type of the file system that holds ``path``, or an empty word where the system does not tell."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    target = str(path.resolve())
+    best, kind = "", ""
+    for line in mounts:
+        _, point, found, *_ = line.split(" ")
+        point = point.replace("\\040", " ")
+        inside = target == point or target.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, found
+    return kind
