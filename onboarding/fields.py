@@ -31,6 +31,7 @@ from pydantic_core import PydanticCustomError
 from onboarding.countries import COUNTRY_CODES
 
 MAX_TEXT_LENGTH: Final = 255
+MAX_SHORT_TEXT_LENGTH: Final = 100
 MAX_LIST_LENGTH: Final = 5000
 MAX_RECORD_ID: Final = 2**63 - 1
 MAX_DND_DAYS: Final = 99999
@@ -234,6 +235,13 @@ Line = Annotated[
     AfterValidator(_one_line),
 ]
 """One line of text, not blank, at most 255 characters; space around it is dropped, as both vendors' servers do."""
+
+ShortLine = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_SHORT_TEXT_LENGTH),
+    AfterValidator(_one_line),
+]
+"""As ``Line``, but at most 100 characters, the limit that Clinical One documents."""
 
 RecordId = Annotated[
     int, BeforeValidator(_record_id), Field(json_schema_extra={"minimum": 1, "maximum": MAX_RECORD_ID})

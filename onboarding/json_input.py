@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, Final
 
 from onboarding.errors import BadInput
@@ -54,11 +55,10 @@ def show_path(path: Iterable[str | int]) -> str:
     return shown or "request"
 
 
-def cut_problems(problems: list[str]) -> list[str]:
-    """The first hundred problems, and how many more there are."""
-    if len(problems) <= MAX_PROBLEMS:
-        return problems
-    return [*problems[:MAX_PROBLEMS], f"... and {len(problems) - MAX_PROBLEMS} more problems"]
+def cut_problems(count: int, problems: Iterable[str]) -> list[str]:
+    """The first hundred of ``count`` problems, and how many more there are; the rest is not even worded."""
+    shown = list(islice(problems, MAX_PROBLEMS))
+    return [*shown, f"... and {count - len(shown)} more problems"] if count > len(shown) else shown
 
 
 def read_object(source: str | bytes | Mapping[str, Any]) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def read_object(source: str | bytes | Mapping[str, Any]) -> dict[str, Any]:
     reader = _Reader()
     content = reader.take_object(parsed, ())
     if reader.problems:
-        raise BadInput(cut_problems(reader.problems))
+        raise BadInput(cut_problems(len(reader.problems), reader.problems))
     return content
 
 

@@ -42,19 +42,13 @@ def problem_lines(error: ValidationError, model: type[BaseModel], content: Mappi
         content: the input, for the way its keys are spelt.
     """
     details = error.errors(include_url=False)
-    paths = [detail["loc"] for detail in details]
+    below = {path[:depth] for path in (detail["loc"] for detail in details) for depth in range(len(path))}
+    # An entry that is wrong itself is not counted as an entry, but it is not missing either.
+    details = [detail for detail in details if detail["type"] != "too_short" or detail["loc"] not in below]
     return cut_problems(
-        [
-            f"{show_path(_spelt(detail, content))}: {_what(detail, model)}"
-            for detail in details
-            # An entry that is wrong itself is not counted, but it is not missing either.
-            if detail["type"] != "too_short" or not any(_lies_below(path, detail["loc"]) for path in paths)
-        ]
+        len(details),
+        (f"{show_path(_spelt(detail, content))}: {_what(detail, model)}" for detail in details),
     )
-
-
-def _lies_below(path: tuple[str | int, ...], ancestor: tuple[str | int, ...]) -> bool:
-    return len(path) > len(ancestor) and path[: len(ancestor)] == ancestor
 
 
 def _spelt(detail: ErrorDetails, content: Mapping[str, Any]) -> tuple[str | int, ...]:

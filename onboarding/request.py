@@ -7,10 +7,10 @@ Field names are ours; the vendors' camelCase spellings are taken too. Sources: v
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from onboarding.dnd_exception import DndExceptionSection, VisitDnd, normalised_dnd_exception
-from onboarding.fields import CalendarDay, Flag, Line, NotNull, RecordId, Section, compact_json, wrong
+from onboarding.fields import CalendarDay, Flag, Line, NotNull, RecordId, Section, ShortLine, compact_json, wrong
 from onboarding.identifiers import VendorId
 
 __all__ = [
@@ -46,7 +46,6 @@ def _only_active(value: object) -> object:
 
 
 ActivityStatus = Annotated[Literal["Active"], BeforeValidator(_only_active)]
-ShortText = Annotated[Line, StringConstraints(max_length=100)]
 
 
 class ParticipantSection(Section):
@@ -194,13 +193,13 @@ class DeviceSection(Section):
         description="The subject's coded id in mHealth. Example: 5C9F4E2D1B0A49E8A7C6D5E4F3B2A190",
         examples=["5C9F4E2D1B0A49E8A7C6D5E4F3B2A190"],
     )
-    subject_number: ShortText | None = Field(
+    subject_number: ShortLine | None = Field(
         default=None,
         title="Subject number",
         description="For a device-to-cloud device, 1 to 100 characters. Example: siteA-1",
         examples=["siteA-1"],
     )
-    vendor_code: ShortText | None = Field(
+    vendor_code: ShortLine | None = Field(
         default=None,
         title="Vendor code",
         description="For a cloud-to-cloud device, 1 to 100 characters, instead of the subject number. Example: XYZ123",

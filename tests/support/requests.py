@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from onboarding.errors import BadInput
+from onboarding.intake import parse_request
 from onboarding.request import DeviceSection, DndExceptionSection, OnboardingRequest, RegistrationSection
 
 STUDY_ID = "1BC29B36F5D64B1B95F4BDBBCEA481BE"
@@ -15,6 +17,29 @@ INVENTORY_ID_DASHED = "b1b8327a-faa6-4122-8710-6192ab5984ef"
 KIT_TYPE_ID = "6AF54DB79B764662B685D68C52AB0B84"
 SITE_ID = "7BF54DB79B764662B685D68C52AB0B85"
 VISIT_ID = "8CF54DB79B764662B685D68C52AB0B86"
+
+MARKER = "Mrkr-7f3a"
+"""In every text of ``PARTICIPANT``; wherever it shows, personal data does."""
+
+PARTICIPANT: dict[str, Any] = {
+    "id": 2,
+    "firstName": f"First {MARKER}",
+    "middleName": f"Middle {MARKER}",
+    "lastName": f"Last {MARKER}",
+    "birthDate": "1961-07-03",
+    "deathDate": "2019-11-30",
+    "gender": f"Gender {MARKER}",
+    "vitalStatus": f"Dead {MARKER}",
+    "races": [f"Race {MARKER}"],
+    "ethnicities": [f"Ethnicity {MARKER}"],
+    "sexGenotype": f"XX {MARKER}",
+    "uid": f"uid {MARKER}",
+    "empi": f"empi {MARKER}",
+    "pmis": [{"mrn": f"mrn {MARKER}", "siteName": f"Site {MARKER}"}],
+    "emailAddress": f"{MARKER}@example.org",
+    "phoneNumber": f"+49 {MARKER}",
+    "extensionDetail": {"useUdn": True, "attrsMap": {"hobby": f"Chess {MARKER}"}},
+}
 
 _EXAMPLE: dict[str, Any] = {
     "registration": {
@@ -83,3 +108,21 @@ def refusal(**changes: Any) -> str:
     with pytest.raises(ValidationError) as refused:
         request(**changes)
     return " / ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in refused.value.errors())
+
+
+def problems(source: str | bytes | dict[Any, Any]) -> list[str]:
+    """What is said against this input, which must be refused, by an error that carries nothing of it."""
+    with pytest.raises(BadInput) as refused:
+        parse_request(source)
+    assert refused.value.__context__ is None, "the error underneath holds the values"
+    assert refused.value.__cause__ is None
+    return refused.value.problems
+
+
+def problems_if_any(source: str | bytes | dict[Any, Any]) -> list[str]:
+    """What is said against this input; empty if it is taken."""
+    try:
+        parse_request(source)
+    except BadInput as refused:
+        return refused.problems
+    return []
