@@ -41,6 +41,9 @@ NEWER = {
     STUDY_OR_VERSION: "For Invalid study ID or version",
 }
 
+# Refusals that are not a 400.
+STATUS_OF = {STUDY_OR_VERSION: 404, SUBJECT_NOT_FOUND: 404, UNAUTHORIZED: 401, FORBIDDEN: 403, SETTINGS_NOT_FOUND: 500}
+
 
 class OrsRefusal(Exception):
     """The service refuses with this status and phrase; `detail` names the field or reason, never its value."""

@@ -27,7 +27,7 @@ from vendor_sandbox.answers import (
 )
 from vendor_sandbox.clinical_one_errors import OrsRefusal, ors_refusal
 from vendor_sandbox.fault_kinds import AFTER, BEFORE, Delay, Drip, ExpireToken, Fault, Hold, Rollback, StaleList
-from vendor_sandbox.openspecimen_errors import MESSAGES, refusal, status_of
+from vendor_sandbox.openspecimen_errors import refusal, status_of
 
 if TYPE_CHECKING:
     from vendor_sandbox.sandbox import Exchange
@@ -78,16 +78,20 @@ class Refuse(Replacing):
 
     def answer(self, exchange: Exchange, right: Answer | None) -> Answer:
         """The refusal."""
-        default = 400
-        if exchange.request.system == "openspecimen":
-            default = status_of(self.code or "", exchange.sandbox.switches.openspecimen_errors)
-            if self.code not in MESSAGES and self.code is not None:
-                default = 400
-        return _vendor_error(exchange, self.status or default, self.code, self.phrase)
+        status = self.status or self._documented_status(exchange)
+        return _vendor_error(exchange, status, self.code, self.phrase)
+
+    def _documented_status(self, exchange: Exchange) -> int:
+        system = exchange.request.system
+        if system == "openspecimen":
+            return status_of(self.code or "", exchange.sandbox.switches.openspecimen_errors)
+        if system == "token":
+            return 401 if self.code == "invalid_client" else 400
+        return phrases.STATUS_OF.get(self.phrase, 400)
 
     def problem(self) -> str | None:
         """It needs one of the two."""
-        return None if self.code or self.phrase else "code or phrase is needed"
+        return Fault.problem(self) if self.code or self.phrase else "code or phrase is needed"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -115,7 +119,9 @@ class Throttle(Replacing):
         """Allowed hints and shapes."""
         if self.hint not in {"seconds", "date", "body", "none"}:
             return "hint must be seconds, date, body or none"
-        return None if self.shape in SHAPES else f"shape must be one of: {', '.join(SHAPES)}"
+        if self.shape not in SHAPES:
+            return f"shape must be one of: {', '.join(SHAPES)}"
+        return Fault.problem(self)
 
 
 def _throttled(exchange: Exchange, seconds: float | None, text: str) -> Answer:

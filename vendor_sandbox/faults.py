@@ -13,9 +13,9 @@ then the rest. The first that puts an answer of its own in the place of applying
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, get_type_hints
 
 from vendor_sandbox.fault_answers import KINDS
 from vendor_sandbox.fault_kinds import Fault
@@ -152,7 +152,21 @@ def _read_fault(kind: str, parameters: dict[str, Any]) -> Fault:
     if unknown := set(parameters) - set(known):
         allowed = ", ".join(sorted(known)) or "none"
         raise FaultRefused(f"{kind} does not know: {', '.join(sorted(unknown))}; its parameters: {allowed}")
+    for name, entry in known.items():
+        if name not in parameters and entry.default is MISSING:
+            raise FaultRefused(f"{kind} needs {name}")
+    hints = get_type_hints(KINDS[kind])
+    for name, value in parameters.items():
+        if not _suits(value, hints[name]):
+            raise FaultRefused(f"{kind}: {name} is of the wrong type")
     fault = KINDS[kind](**parameters)
     if problem := fault.problem():
         raise FaultRefused(f"{kind}: {problem}")
     return fault
+
+
+def _suits(value: object, hint: Any) -> bool:
+    """Whether a JSON value is of a parameter's type; a whole number will do where a float is wanted."""
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, hint) or (isinstance(value, int) and isinstance(0.0, hint))

@@ -67,5 +67,5 @@ def status_of(code: str, column: str) -> int:
 
 def refusal(errors: tuple[tuple[str, object], ...], column: str, status: int | None = None) -> Answer:
     """The answer for some error codes."""
-    worded = [(code, MESSAGES.get(code, code).format(value)) for code, value in errors]
+    worded = [(code, MESSAGES.get(code, "{}").format(value or code)) for code, value in errors]
     return openspecimen_errors(status or status_of(errors[0][0], column), worded)

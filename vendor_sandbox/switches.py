@@ -51,9 +51,9 @@ class Switches:
     openspecimen_errors: str = "code"
     openspecimen_nulls: str = "omit"
     time_zone: str = "UTC"
-    latency_ms: float = 0
-    session_idle_seconds: float = 3600
-    token_seconds: float = 600
+    latency_ms: float = 0.0
+    session_idle_seconds: float = 3600.0
+    token_seconds: float = 600.0
     wrap_results: bool = False
     undispensed: str = "empty"
     dispensation_ids: str = "dashed"

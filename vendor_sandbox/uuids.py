@@ -1,4 +1,4 @@
-"""Ids and codes of Clinical One: UUIDs, mostly written as 32 upper-case hex digits, on one page dashed and lower-case."""
+"""Ids and codes of Clinical One: UUIDs, mostly 32 upper-case hex digits, on one page dashed and lower-case."""
 
 from __future__ import annotations
 
