@@ -81,7 +81,9 @@ class LedgerKey:
 
 
 def _derive(master: bytes, purpose: bytes) -> bytes:
-    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=b"subject-onboarding ledger " + purpose).derive(master)
+    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=b"subject-onboarding ledger " + purpose).derive(
+        master
+    )
 
 
 def _mac(key: bytes, *parts: str) -> str:

@@ -59,10 +59,12 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ledger_url: str = Field(
-        default="", description="Where the ledger is: sqlite:////absolute/path.db or postgresql+psycopg://user@host/database."
+        default="",
+        description="Where the ledger is: sqlite:////absolute/path.db or postgresql+psycopg://user@host/database.",
     )
     ledger_key: SecretStr | None = Field(
-        default=None, description="Key of the ledger, 32 bytes in URL-safe base64. A new SQLite ledger makes its own, in a file beside it."
+        default=None,
+        description="Key of the ledger, 32 bytes in URL-safe base64. A new SQLite ledger makes its own, in a file beside it.",
     )
     modes: Annotated[tuple[Mode, ...], BeforeValidator(_words)] = Field(
         default=("test", "training"),
@@ -70,24 +72,44 @@ class Settings(BaseModel):
         description="Study modes this installation may touch; `active` must be named.",
     )
     concurrency: int = Field(default=16, ge=1, le=256, description="Cases worked at the same time by one process.")
-    lease_seconds: float = Field(default=90, ge=0.1, le=3600, description="How long a runner owns a case before it must renew.")
+    lease_seconds: float = Field(
+        default=90, ge=0.1, le=3600, description="How long a runner owns a case before it must renew."
+    )
     request_timeout_seconds: float = Field(
-        default=30, gt=0, le=600, description="One deadline for a request: log-in, connection, answer and replay together."
+        default=30,
+        gt=0,
+        le=600,
+        description="One deadline for a request: log-in, connection, answer and replay together.",
     )
     settle_seconds: float = Field(
         default=30, ge=0, le=3600, description="How long after a request's deadline a vendor may still apply it."
     )
-    max_wait_days: float = Field(default=30, gt=0, le=3650, description="How long a case waits for the dispensation of its device.")
-    dispensation_check_seconds: float = Field(
-        default=900, gt=0, le=86400, description="First pause between two looks at the dispensation; it grows eightfold at most."
+    max_wait_days: float = Field(
+        default=30, gt=0, le=3650, description="How long a case waits for the dispensation of its device."
     )
-    retry_after_ceiling_seconds: float = Field(default=3600, gt=0, le=86400, description="Longest wait a vendor's Retry-After can ask for.")
+    dispensation_check_seconds: float = Field(
+        default=900,
+        gt=0,
+        le=86400,
+        description="First pause between two looks at the dispensation; it grows eightfold at most.",
+    )
+    retry_after_ceiling_seconds: float = Field(
+        default=3600, gt=0, le=86400, description="Longest wait a vendor's Retry-After can ask for."
+    )
     max_sends: int = Field(default=4, ge=1, le=50, description="Times one effect is sent before a person must look.")
-    max_probes: int = Field(default=8, ge=1, le=100, description="Probes with an effect of their own before an outcome is called unknown.")
-    max_idle_takings: int = Field(default=60, ge=2, le=10000, description="Times a case is worked without progress before a person must look.")
+    max_probes: int = Field(
+        default=8, ge=1, le=100, description="Probes with an effect of their own before an outcome is called unknown."
+    )
+    max_idle_takings: int = Field(
+        default=60, ge=2, le=10000, description="Times a case is worked without progress before a person must look."
+    )
     allow_plain_http: bool = Field(default=False, description="Allow http:// to vendors that are not on this machine.")
-    loopback_only: bool = Field(default=False, description="Refuse vendors that are not on this machine (the demo and the tests set it).")
-    ca_file: Path | None = Field(default=None, description="Certificates trusted besides the system's own, in PEM form.")
+    loopback_only: bool = Field(
+        default=False, description="Refuse vendors that are not on this machine (the demo and the tests set it)."
+    )
+    ca_file: Path | None = Field(
+        default=None, description="Certificates trusted besides the system's own, in PEM form."
+    )
     inbox: Path | None = Field(default=None, description="Folder from which batches are taken.")
 
     @property
@@ -167,7 +189,9 @@ def load_connections(settings: Settings, environ: Mapping[str, str] = os.environ
     problems: list[str] = []
     for system, variables in CONNECTION_VARIABLES.items():
         prefix = f"{PREFIX}{system.upper()}_"
-        values = {name: environ[prefix + name.upper()] for name in variables if environ.get(prefix + name.upper(), "") != ""}
+        values = {
+            name: environ[prefix + name.upper()] for name in variables if environ.get(prefix + name.upper(), "") != ""
+        }
         if not values:
             continue
         try:
@@ -178,7 +202,7 @@ def load_connections(settings: Settings, environ: Mapping[str, str] = os.environ
         problems += connection_problems(found[system], settings, prefix=prefix)
     if problems:
         raise BadSettings(problems)
-    return Connections(**{system: _without_slashes(connection) for system, connection in found.items()})
+    return Connections.model_validate({system: _without_slashes(connection) for system, connection in found.items()})
 
 
 def connection_problems(connection: BaseModel, settings: Settings, *, prefix: str) -> list[str]:
@@ -190,7 +214,9 @@ def connection_problems(connection: BaseModel, settings: Settings, *, prefix: st
             problems.append(f"{prefix}{name.upper() if prefix.isupper() else name}: {why}")
     zone = getattr(connection, "time_zone", None)
     if zone is not None and not _is_zone(zone):
-        problems.append(f"{prefix}{'TIME_ZONE' if prefix.isupper() else 'time_zone'}: not a known time zone; write it like Europe/Berlin.")
+        problems.append(
+            f"{prefix}{'TIME_ZONE' if prefix.isupper() else 'time_zone'}: not a known time zone; write it like Europe/Berlin."
+        )
     return problems
 
 
@@ -233,7 +259,9 @@ def _is_zone(name: str) -> bool:
 
 def _without_slashes(connection: BaseModel) -> BaseModel:
     return connection.model_copy(
-        update={name: getattr(connection, name).rstrip("/") for name in ("url", "token_url") if hasattr(connection, name)}
+        update={
+            name: getattr(connection, name).rstrip("/") for name in ("url", "token_url") if hasattr(connection, name)
+        }
     )
 
 
@@ -250,7 +278,9 @@ def _read_file(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     except tomllib.TOMLDecodeError as error:
         return {}, [f"{path}: not valid TOML: {error}."]
     unknown = sorted(set(stored) - set(Settings.model_fields))
-    return stored, [f"{path}: unknown setting {name!r}; allowed: {', '.join(Settings.model_fields)}." for name in unknown]
+    return stored, [
+        f"{path}: unknown setting {name!r}; allowed: {', '.join(Settings.model_fields)}." for name in unknown
+    ]
 
 
 def _problem(where: str, error: Any) -> str:

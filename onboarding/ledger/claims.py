@@ -14,7 +14,7 @@ from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from onboarding.errors import IdentityConflict, LeaseLost
-from onboarding.ledger.columns import CASES, CLAIMS, LEASE_MARGIN_S, NO_INTENT, intent_view
+from onboarding.ledger.columns import CASES, CLAIMS, LEASE_MARGIN_S, NO_INTENT, all_rows, intent_view, one_row
 from onboarding.ledger.states import StepName, StepStatus
 from onboarding.ledger.views import ClaimView, Held, Intent
 
@@ -87,12 +87,10 @@ def take_claims(write: "CaseWrite", keys: Iterable[ClaimKey]) -> Held | None:
 def settle_claims(write: "CaseWrite", step: StepName, status: StepStatus) -> None:
     """Follow a step's end: done binds for good, unknown keeps the hold, refused gives it back as it was."""
     for kind in _KINDS_OF_STEP.get(step, ()):
-        rows = (
+        rows = all_rows(
             write.connection.execute(
                 select(CLAIMS).where(CLAIMS.c.kind == kind, CLAIMS.c.holder_case == write.lease.case_id)
             )
-            .mappings()
-            .all()
         )
         for row in rows:
             if status is StepStatus.UNKNOWN:
@@ -235,7 +233,7 @@ def _locked(write: "CaseWrite", claim: ClaimKey) -> Mapping[str, Any]:
     }
     write.connection.execute(insert(CLAIMS).values(**values).on_conflict_do_nothing())
     query = select(CLAIMS).where(CLAIMS.c.kind == claim.kind, CLAIMS.c.key == claim.key).with_for_update()
-    return write.connection.execute(query).mappings().one()
+    return one_row(write.connection.execute(query))
 
 
 def _save(write: "CaseWrite", row: Mapping[str, Any], values: Mapping[str, Any]) -> None:
@@ -248,10 +246,10 @@ def _save(write: "CaseWrite", row: Mapping[str, Any], values: Mapping[str, Any])
 
 def _lease_left(write: "CaseWrite", case_id: str, fence: int) -> float:
     """Seconds the holder's lease still lasts, 0 when it is over or was taken anew."""
-    row = write.connection.execute(select(CASES).where(CASES.c.id == case_id)).mappings().one()
+    row = one_row(write.connection.execute(select(CASES).where(CASES.c.id == case_id)))
     if row["lease_owner"] is None or row["fence"] != fence or row["lease_epoch"] != write.epoch:
         return 0.0
-    return max(0.0, row["lease_until"] - write.seconds)
+    return max(0.0, float(row["lease_until"]) - write.seconds)
 
 
 def _last_case(row: Mapping[str, Any]) -> str | None:

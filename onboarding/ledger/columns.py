@@ -3,9 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from sqlalchemy import CursorResult
+
 from onboarding.ledger.states import StepName, StepStatus
 from onboarding.ledger.tables import CaseRow, ClaimRow, EventRow, LedgerRow, StepRow, VendorStateRow
 from onboarding.ledger.views import IntentView, StepView
+
+Row = dict[str, Any]
 
 # SQLModel adds __table__ to table models at run time.
 CASES: Final = CaseRow.__table__  # type: ignore[attr-defined]
@@ -23,6 +27,22 @@ NO_INTENT: Final[Mapping[str, Any]] = {
     "quiet_until": None,
     "quiet_epoch": None,
 }
+
+
+def all_rows(result: CursorResult[Any]) -> list[Row]:
+    """Every row, as a dictionary by column name."""
+    return [dict(row) for row in result.mappings()]
+
+
+def one_row(result: CursorResult[Any]) -> Row:
+    """The one row."""
+    return dict(result.mappings().one())
+
+
+def maybe_row(result: CursorResult[Any]) -> Row | None:
+    """The one row, or None."""
+    row = result.mappings().one_or_none()
+    return None if row is None else dict(row)
 
 
 def intent_view(row: Mapping[str, Any], epoch: str, seconds: float) -> IntentView:

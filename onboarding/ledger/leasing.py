@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, or_, select, update
+from sqlalchemy import Connection, or_, select, update
 
 from onboarding.clocks import utc_now
 from onboarding.errors import LedgerError
 from onboarding.keys import LedgerKey
-from onboarding.ledger.columns import CASES, STEPS
+from onboarding.ledger.columns import CASES, STEPS, Row, all_rows, maybe_row, one_row
 from onboarding.ledger.opening import Addresses
 from onboarding.ledger.states import CaseEvent, CaseStatus, StepName, StepStatus, next_case_status
 from onboarding.ledger.store import SCHEMA_VERSION, schema_version
@@ -56,7 +56,7 @@ def take(
     ``retry`` is a person's wish to go on with a case that needs attention: refused steps are tried again, unknown ones are not.
     """
     _check_schema(connection)
-    row = connection.execute(select(CASES).where(CASES.c.id == case_id).with_for_update()).mappings().one_or_none()
+    row = maybe_row(connection.execute(select(CASES).where(CASES.c.id == case_id).with_for_update()))
     if row is None:
         raise LedgerError(f"there is no case {case_id} in this ledger: 'onboard status' lists them.")
     epoch, seconds = clock
@@ -120,7 +120,7 @@ def keep_late_answer(connection: Connection, key: LedgerKey, case_id: str, actor
 
     ``answer``: ``step``, ``attempt``, ``fence``, ``says`` (``applied`` or ``not_applied``) and ``code``.
     """
-    row = connection.execute(select(CASES).where(CASES.c.id == case_id).with_for_update()).mappings().one()
+    row = one_row(connection.execute(select(CASES).where(CASES.c.id == case_id).with_for_update()))
     lease = Lease(case_id, row["lease_owner"] or "", row["fence"], 0.0, actor)
     write = CaseWrite(connection, key, (row["lease_epoch"] or "", row["lease_until"] or 0.0), lease, row)
     write.record("late_answer", step=StepName(answer["step"]), code=answer["code"], detail=answer)
@@ -172,7 +172,7 @@ def _why_not(write: CaseWrite, addresses: Addresses, runner: Runner) -> str | No
 
 def _resume(write: CaseWrite) -> Closed | None:
     """A person's retry: refused steps are pending again; a case with an unknown step waits for a decision instead."""
-    rows = write.connection.execute(select(STEPS).where(STEPS.c.case_id == write.lease.case_id)).mappings().all()
+    rows = all_rows(write.connection.execute(select(STEPS).where(STEPS.c.case_id == write.lease.case_id)))
     if any(row["status"] == StepStatus.UNKNOWN for row in rows):
         return Closed(CaseStatus.ATTENTION, write.case["reason"])
     for row in rows:
@@ -185,7 +185,7 @@ def _resume(write: CaseWrite) -> Closed | None:
     return None
 
 
-def _left(row: RowMapping, epoch: str, seconds: float) -> float:
+def _left(row: Row, epoch: str, seconds: float) -> float:
     if row["lease_owner"] is None or row["lease_epoch"] != epoch:
         return 0.0
     return max(0.0, float(row["lease_until"]) - seconds)

@@ -14,7 +14,7 @@ from onboarding.clocks import boot_seconds, utc_now
 from onboarding.errors import CaseContradicted, LedgerError
 from onboarding.intake import IntakeRequest, parse_request
 from onboarding.keys import LedgerKey
-from onboarding.ledger import leasing, opening, reading, trail
+from onboarding.ledger import claims, leasing, opening, reading, trail
 from onboarding.ledger.columns import CASES, LEDGER, VENDORS
 from onboarding.ledger.leasing import Closed, Runner
 from onboarding.ledger.opening import Addresses, Opened
@@ -132,6 +132,10 @@ class Ledger:
     def keep_late_answer(self, case_id: str, actor: str, answer: dict[str, Any]) -> None:
         """Append an answer that came after the lease was lost."""
         self.store.write(lambda c: leasing.keep_late_answer(c, self.key, case_id, actor, answer))
+
+    def other_claims_with(self, keys: Sequence[str]) -> set[str]:
+        """Which of these exception contents cases have claimed."""
+        return self.store.read(lambda c: claims.other_claims_with(c, keys))
 
     # Looking
 

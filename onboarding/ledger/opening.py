@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from onboarding.clocks import utc_now
@@ -14,7 +14,7 @@ from onboarding.errors import RequestConflict
 from onboarding.keys import LedgerKey
 from onboarding.ledger import trail
 from onboarding.ledger.claims import claim_key
-from onboarding.ledger.columns import CASES, NO_INTENT, STEPS
+from onboarding.ledger.columns import CASES, NO_INTENT, STEPS, Row, all_rows, maybe_row, one_row
 from onboarding.ledger.states import (
     CaseEvent,
     CaseStatus,
@@ -108,11 +108,11 @@ def _section_digests(key: LedgerKey, request: OnboardingRequest) -> dict[str, st
     }
 
 
-def _live_case(connection: Connection, wanted: str) -> RowMapping | None:
+def _live_case(connection: Connection, wanted: str) -> Row | None:
     query = (
         select(CASES).where(CASES.c.business_key == wanted, CASES.c.status != CaseStatus.CANCELLED).with_for_update()
     )
-    return connection.execute(query).mappings().one_or_none()
+    return maybe_row(connection.execute(query))
 
 
 def _insert(
@@ -181,13 +181,13 @@ def _step_values(case_id: str, name: StepName, requested: bool, now: Any) -> dic
     }
 
 
-def _refuse_conflict(connection: Connection, case: RowMapping, changed: list[str], epoch: str, seconds: float) -> None:
+def _refuse_conflict(connection: Connection, case: Row, changed: list[str], epoch: str, seconds: float) -> None:
     if case["lease_owner"] is not None and case["lease_epoch"] == epoch and case["lease_until"] > seconds:
         raise RequestConflict(
             case["id"], changed, "a runner is working on the case right now; try again when it has ended"
         )
     rows = {
-        row["name"]: row for row in connection.execute(select(STEPS).where(STEPS.c.case_id == case["id"])).mappings()
+        row["name"]: row for row in all_rows(connection.execute(select(STEPS).where(STEPS.c.case_id == case["id"])))
     }
     sent = [
         name
@@ -210,7 +210,7 @@ def _has_intent(step: Mapping[str, Any]) -> bool:
 def _replace(
     connection: Connection,
     key: LedgerKey,
-    case: RowMapping,
+    case: Row,
     request: OnboardingRequest,
     digest: str,
     digests: dict[str, str],
@@ -221,11 +221,7 @@ def _replace(
     for section in changed:
         event = StepEvent.REQUESTED if section in digests else StepEvent.WITHDRAWN
         for name in STEPS_OF_SECTION[section]:
-            row = (
-                connection.execute(select(STEPS).where(STEPS.c.case_id == case["id"], STEPS.c.name == name))
-                .mappings()
-                .one()
-            )
+            row = one_row(connection.execute(select(STEPS).where(STEPS.c.case_id == case["id"], STEPS.c.name == name)))
             values: dict[str, Any] = {
                 **NO_INTENT,
                 "status": next_step_status(StepStatus(row["status"]), event).value,

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from onboarding.keys import LedgerKey
-from onboarding.ledger.columns import CASES, EVENTS, STEPS, step_view
+from onboarding.ledger.columns import CASES, EVENTS, STEPS, all_rows, maybe_row, step_view
 from onboarding.ledger.states import CaseStatus, StepName
 from onboarding.ledger.views import CaseView, EventView, StepView
 
@@ -15,7 +15,7 @@ _CHUNK = 500
 
 def read_case(connection: Connection, clock: tuple[str, float], case_id: str) -> CaseView | None:
     """One case with its steps, or None."""
-    row = connection.execute(select(CASES).where(CASES.c.id == case_id)).mappings().one_or_none()
+    row = maybe_row(connection.execute(select(CASES).where(CASES.c.id == case_id)))
     return None if row is None else _with_steps(connection, clock, [row])[0]
 
 
@@ -33,7 +33,7 @@ def read_cases(
         query = query.where(CASES.c.status.in_([status.value for status in statuses]))
     if batch_id is not None:
         query = query.where(CASES.c.batch_id == batch_id)
-    rows = connection.execute(query).mappings().all()
+    rows = all_rows(connection.execute(query))
     found: list[CaseView] = []
     for start in range(0, len(rows), _CHUNK):  # databases bound the number of values in one statement
         found += _with_steps(connection, clock, rows[start : start + _CHUNK])
@@ -54,7 +54,7 @@ def read_events(connection: Connection, key: LedgerKey, case_id: str) -> list[Ev
             detail=row["detail"] or {},
             reason=_reason(key, row),
         )
-        for row in connection.execute(query).mappings()
+        for row in all_rows(connection.execute(query))
     ]
 
 
@@ -76,7 +76,7 @@ def _reason(key: LedgerKey, row: Mapping[str, Any]) -> str | None:
 def _with_steps(connection: Connection, clock: tuple[str, float], rows: Sequence[Mapping[str, Any]]) -> list[CaseView]:
     epoch, seconds = clock
     steps: dict[str, dict[StepName, StepView]] = {row["id"]: {} for row in rows}
-    for step in connection.execute(select(STEPS).where(STEPS.c.case_id.in_(list(steps)))).mappings():
+    for step in all_rows(connection.execute(select(STEPS).where(STEPS.c.case_id.in_(list(steps))))):
         view = step_view(step, epoch, seconds)
         steps[step["case_id"]][view.name] = view
     return [_case_view(row, {name: steps[row["id"]][name] for name in StepName}, epoch, seconds) for row in rows]

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, insert, select
+from sqlalchemy import Connection, insert, select
 
 from onboarding.keys import LedgerKey
-from onboarding.ledger.columns import CASES, EVENTS
+from onboarding.ledger.columns import CASES, EVENTS, Row, all_rows
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,11 @@ def append(connection: Connection, key: LedgerKey, case_id: str, sequence: int, 
 def trail_problems(connection: Connection, key: LedgerKey, case_id: str) -> list[str]:
     """What is wrong with a case's trail, one line each; nothing when it is whole."""
     head = connection.execute(select(CASES.c.trail_sequence, CASES.c.trail_seal).where(CASES.c.id == case_id)).one()
-    rows = (
-        connection.execute(select(EVENTS).where(EVENTS.c.case_id == case_id).order_by(EVENTS.c.sequence))
-        .mappings()
-        .all()
-    )
+    rows = all_rows(connection.execute(select(EVENTS).where(EVENTS.c.case_id == case_id).order_by(EVENTS.c.sequence)))
     return _chain_problems(key, rows, head.trail_sequence, head.trail_seal)
 
 
-def _chain_problems(key: LedgerKey, rows: Sequence[RowMapping], last: int, last_seal: str) -> list[str]:
+def _chain_problems(key: LedgerKey, rows: Sequence[Row], last: int, last_seal: str) -> list[str]:
     problems = []
     previous = ""
     for expected, row in enumerate(rows, start=1):

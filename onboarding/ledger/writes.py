@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, select, update
+from sqlalchemy import Connection, select, update
 
 from onboarding.clocks import utc_now
 from onboarding.errors import LeaseLost
 from onboarding.keys import LedgerKey
 from onboarding.ledger import trail
 from onboarding.ledger.claims import settle_claims
-from onboarding.ledger.columns import CASES, LEASE_MARGIN_S, NO_INTENT, STEPS, step_view
+from onboarding.ledger.columns import CASES, LEASE_MARGIN_S, NO_INTENT, STEPS, Row, one_row, step_view
 from onboarding.ledger.states import (
     FINAL_STEP_STATUSES,
     CaseEvent,
@@ -50,7 +50,7 @@ class CaseWrite:
     """A fenced write in progress. Build it with ``begin``; close it with ``end``."""
 
     def __init__(
-        self, connection: Connection, key: LedgerKey, clock: tuple[str, float], lease: Lease, row: RowMapping
+        self, connection: Connection, key: LedgerKey, clock: tuple[str, float], lease: Lease, row: Row
     ) -> None:
         self.connection = connection
         self.key = key
@@ -64,7 +64,7 @@ class CaseWrite:
     @classmethod
     def begin(cls, connection: Connection, key: LedgerKey, clock: tuple[str, float], lease: Lease) -> "CaseWrite":
         """Lock the case's row and check the fence; raises ``LeaseLost``."""
-        row = connection.execute(select(CASES).where(CASES.c.id == lease.case_id).with_for_update()).mappings().one()
+        row = one_row(connection.execute(select(CASES).where(CASES.c.id == lease.case_id).with_for_update()))
         if row["fence"] != lease.fence or row["lease_owner"] != lease.owner:
             raise LeaseLost(f"case {lease.case_id} was taken over by another runner; this one sends nothing more.")
         return cls(connection, key, clock, lease, row)
@@ -101,12 +101,10 @@ class CaseWrite:
     def step(self, name: StepName) -> "StepWrite":
         """The write to one of the case's steps."""
         if name not in self._steps:
-            row = (
+            row = one_row(
                 self.connection.execute(
                     select(STEPS).where(STEPS.c.case_id == self.lease.case_id, STEPS.c.name == name)
                 )
-                .mappings()
-                .one()
             )
             self._steps[name] = StepWrite(self, dict(row))
         return self._steps[name]
@@ -167,6 +165,11 @@ class StepWrite:
     def status(self) -> StepStatus:
         """Where the step stands now."""
         return StepStatus(self._row["status"])
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether an attempt may have been applied."""
+        return bool(self._row["in_doubt"])
 
     def found(self, outcome: Mapping[str, Any], *, code: str = "ALREADY_SO") -> None:
         """What the request asks for stands already; nothing is sent."""

@@ -66,7 +66,7 @@ class VendorCalls:
         self._system = system
         self._http = http
         self._gate = gate
-        self._digest = gate.credentials_digest(system, *credentials)
+        self.credentials_digest: Final = gate.credentials_digest(system, *credentials)
         self._ceiling_s = retry_after_ceiling_s
 
     async def exchange(
@@ -132,13 +132,13 @@ class VendorCalls:
         Raises:
             LoginRefused: they were.
         """
-        code = await self._gate.login_refused(self._system, self._digest)
+        code = await self._gate.login_refused(self._system, self.credentials_digest)
         if code is not None:
             raise LoginRefused(self._system, code, explain(code))
 
     async def login_refused(self, code: str, answer: Answer, vendor_text: str | None) -> LoginRefused:
         """Remember that these credentials were refused, and give the error to raise."""
-        await self._keep(self._gate.remember_login_refused(self._system, self._digest, code))
+        await self._keep(self._gate.remember_login_refused(self._system, self.credentials_digest, code))
         return LoginRefused(self._system, code, explain(code), http_status=answer.status, vendor_text=vendor_text)
 
     def classified(self, kind: Kind, outcome: Answer | NoAnswer) -> AnswerError | None:

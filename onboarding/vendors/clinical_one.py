@@ -110,6 +110,11 @@ class ClinicalOneClient:
         )
         self._tokens = TokenKeeper(CLINICAL_ONE, self._log_in)
 
+    @property
+    def credentials_digest(self) -> str:
+        """Keyed digest of address, name and secret: under it a refused log-in is remembered."""
+        return self._calls.credentials_digest
+
     async def log_in(self, *, deadline: Deadline) -> None:
         """Make sure that there is a token, and change nothing else."""
         await self._tokens.get(deadline)

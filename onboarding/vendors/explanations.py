@@ -82,6 +82,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "REDIRECTED": "The answer points to another address, and redirects are not followed; check the address.",
     "DEADLINE_PASSED": "The time for the request ran out.",
     "CUT": "The connection broke before an answer came.",
+    "SECOND_SEND_STOPPED": "The HTTP library was about to send the request again, and was stopped; report this.",
     "ANSWER_NOT_HTTP": "What came back is no HTTP; check the address.",
     "TRUNCATED": "The answer broke off.",
     "OVERSIZED": "The answer is larger than allowed.",

@@ -55,6 +55,11 @@ class OpenSpecimenClient:
         )
         self._tokens = TokenKeeper(OPENSPECIMEN, self._log_in)
 
+    @property
+    def credentials_digest(self) -> str:
+        """Keyed digest of address, name and secret: under it a refused log-in is remembered."""
+        return self._calls.credentials_digest
+
     async def log_in(self, *, deadline: Deadline) -> None:
         """Make sure that there is a session, and change nothing else.
 

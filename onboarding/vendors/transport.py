@@ -22,7 +22,7 @@ from yarl import URL
 from onboarding import __version__
 from onboarding.errors import BadSettings
 from onboarding.vendors.connections import CURRENT_WIRE, LiveConnector, first_byte_traces
-from onboarding.vendors.wire import Answer, NoAnswer, Wire
+from onboarding.vendors.wire import Answer, NoAnswer, SecondSend, Wire
 
 # httpx logs every URL at INFO, and URLs hold subjects' ids.
 for _name in ("httpx", "httpcore"):
@@ -80,7 +80,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         token = CURRENT_WIRE.set(wire)
         try:
             return await self._exchange(request, body, wire)
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, SecondSend) as error:
             wire.abandon()
             fault = error
         except BaseException:
@@ -168,6 +168,8 @@ async def _read(
 
 def _no_answer(fault: Exception, wire: Wire) -> NoAnswer:
     """The lack of an answer; the fault's type only picks the word that people read."""
+    if isinstance(fault, SecondSend):
+        return NoAnswer(may_have_left=True, reason_code="second_send_stopped")  # the first one may have arrived
     if wire.may_have_left:
         broken = isinstance(fault, aiohttp.ClientConnectionError | ConnectionError)
         return NoAnswer(may_have_left=True, reason_code="cut" if broken else "answer_not_http")

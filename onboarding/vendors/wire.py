@@ -119,8 +119,7 @@ class Wire:
     def start(self) -> None:
         """Note that the request is being put on its connection; a second time is refused, whoever tries."""
         if self._started:
-            self.refusal = SecondSend("a request was about to be sent a second time")
-            raise self.refusal
+            raise SecondSend("a request was about to be sent a second time")
         self._started = True
 
     def clear_to_send(self) -> None:

@@ -1,0 +1,113 @@
+"""Sending one effect: intent first, send once, commit what the answer says is known."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from onboarding.endings import Ending
+from onboarding.errors import AnswerError, InDoubt, LoginRefused, NotYet, Refused, Unavailable
+from onboarding.ledger.states import StepName
+from onboarding.ledger.views import Intent
+from onboarding.ledger.writes import CaseWrite, StepWrite
+from onboarding.steps.report import StepReport
+from onboarding.steps.session import CaseSession
+from onboarding.vendors.wire import Deadline
+
+SENDS_USED_UP = "SENDS_USED_UP"
+PROBES_USED_UP = "PROBES_USED_UP"
+_LOGIN_LOOK_S: Final = 3600.0
+
+
+@dataclass(frozen=True)
+class Sent:
+    """An answer that means applied, with the number of the attempt."""
+
+    attempt: int
+    answer: Any
+
+
+async def send_effect(
+    session: CaseSession,
+    step: StepName,
+    intent: Intent,
+    call: Callable[[Deadline], Awaitable[Any]],
+    *,
+    probe: bool = False,
+    refused: Callable[[StepWrite, Refused], None] | None = None,
+) -> Sent | StepReport:
+    """Commit the intent, send once, and record every answer but success, which the caller records.
+
+    The deadline begins before the intent is committed, so that the request surely ends within the intent's quiet time.
+
+    Args:
+        probe: the send is to end a doubt that is open.
+        refused: what a refusal means for this step; by default the step is refused, or unknown if it was in doubt.
+    """
+    deadline = session.deadline()
+    attempt = await session.commit(lambda write: write.step(step).intend(intent, probe=probe))
+    try:
+        return Sent(attempt, await call(deadline))
+    except InDoubt as error:
+        doubt = error
+        await session.commit(lambda write: write.step(step).doubt(doubt.code, **said(doubt)))
+        return await doubt_report(session, step, error)
+    except (LoginRefused, Unavailable, NotYet) as error:
+        failed: AnswerError = error
+
+        def not_applied(write: CaseWrite) -> int:
+            write.step(step).not_applied(failed.code, **said(failed))
+            return write.step(step).view().waits
+
+        waits = await session.commit_answer(
+            step, attempt=attempt, says="not_applied", code=error.code, change=not_applied
+        )
+        if isinstance(error, NotYet):
+            raise  # only the device knows what that means for the dispensation
+        return wait_report(session, step, error, waits)
+    except Refused as error:
+        refusal = error
+
+        def change(write: CaseWrite) -> None:
+            (refused or refuse_or_unknown)(write.step(step), refusal)
+
+        await session.commit_answer(step, attempt=attempt, says="not_applied", code=error.code, change=change)
+        return await settled_report(session, step, error)
+
+
+def refuse_or_unknown(step: StepWrite, error: Refused) -> None:
+    """A refusal ends the step; but the class of a later answer never ends an older doubt, so that becomes unknown."""
+    if step.in_doubt:
+        step.inconclusive(error.code, **said(error))
+    else:
+        step.refuse(error.code, **said(error))
+
+
+def said(error: AnswerError) -> dict[str, Any]:
+    """What the vendor said, in the form in which a step keeps it."""
+    return {"http_status": error.http_status, "vendor_text": error.vendor_text}
+
+
+def wait_report(session: CaseSession, step: StepName, error: LoginRefused | Unavailable, waits: int) -> StepReport:
+    """Wait as long as the vendor asked, else longer each time; after a refused log-in, until its settings change."""
+    if isinstance(error, LoginRefused):
+        blocked = session.systems.login_digest(error.system)
+        return StepReport(
+            step, Ending.RETRY_SCHEDULED, error.code, _LOGIN_LOOK_S, error.system, error.http_status, blocked
+        )
+    wait_s = error.retry_after_s if error.retry_after_s is not None else session.backoff(waits)
+    return StepReport(step, Ending.RETRY_SCHEDULED, error.code, wait_s, error.system, error.http_status)
+
+
+async def doubt_report(session: CaseSession, step: StepName, error: InDoubt) -> StepReport:
+    """The outcome is in doubt. What can be read back is read soon; a probe with an effect waits for the quiet time."""
+    view = await session.look(step)
+    left_s = view.intent.quiet_left_s
+    wait_s = left_s if step is StepName.DEVICE else min(left_s, session.backoff(view.waits))
+    return StepReport(step, Ending.RETRY_SCHEDULED, error.code, wait_s, error.system, error.http_status)
+
+
+async def settled_report(session: CaseSession, step: StepName, error: AnswerError) -> StepReport:
+    """How a step stands after a refusal: needing a person, or (if its doubt was ended by it) done."""
+    view = await session.look(step)
+    ending = Ending.DONE if view.done_at is not None else Ending.NEEDS_ATTENTION
+    return StepReport(step, ending, view.code, system=error.system, http_status=error.http_status)

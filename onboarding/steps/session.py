@@ -1,0 +1,173 @@
+"""One runner's work on one case: its lease (renewed while it works), its clients, and the only way to write to the case."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+from onboarding.clocks import boot_seconds
+from onboarding.endings import Ending
+from onboarding.errors import LeaseLost
+from onboarding.intake import IntakeRequest
+from onboarding.ledger.claims import ClaimKey, ClaimKind, claim_key
+from onboarding.ledger.ledger import Ledger
+from onboarding.ledger.states import StepName
+from onboarding.ledger.views import StepView
+from onboarding.ledger.writes import CaseWrite, Lease
+from onboarding.settings import Settings
+from onboarding.steps.report import StepReport
+from onboarding.steps.systems import Systems
+from onboarding.vendors.dispensation import ConnectionType
+from onboarding.vendors.wire import Deadline
+
+T = TypeVar("T")
+InThread = Callable[..., Awaitable[Any]]
+_FIRST_WAIT_S: Final = 1.0
+_LONGEST_WAIT_S: Final = 600.0
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A dispensation as it was read: the device's connection type, and when (this machine's boot clock, seconds)."""
+
+    connection: ConnectionType
+    visit_id: str
+    read_at: float
+
+
+class CaseSession:
+    """A leased case and everything a step needs to work it."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        lease: Lease,
+        request: IntakeRequest,
+        systems: Systems,
+        settings: Settings,
+        in_thread: InThread,
+    ) -> None:
+        self.request = request
+        self.systems = systems
+        self.settings = settings
+        self.lease = lease
+        self.guard: Guard | None = None
+        self._ledger = ledger
+        self._in_thread = in_thread
+
+    @property
+    def case_id(self) -> str:
+        """The case that is worked."""
+        return self.lease.case_id
+
+    def check_lease(self) -> None:
+        """Raise ``LeaseLost`` unless this runner surely still owns the case; called right before each send."""
+        if self.lease.lost or boot_seconds() >= self.lease.valid_until:
+            raise LeaseLost(f"the lease on case {self.case_id} has passed; this runner sends nothing more.")
+
+    def deadline(self) -> Deadline:
+        """One absolute deadline for everything one request needs."""
+        return Deadline(self.settings.request_timeout_seconds)
+
+    async def commit(self, change: Callable[[CaseWrite], T]) -> T:
+        """Run one fenced write; raises ``LeaseLost`` when another runner has the case."""
+        try:
+            result: T = await self._in_thread(self._ledger.fenced, self.lease, change)
+        except LeaseLost:
+            self.lease.lost = True
+            raise
+        return result
+
+    async def look(self, step: StepName) -> StepView:
+        """The step as it stands now; renews the lease."""
+        return await self.commit(lambda write: write.step(step).view())
+
+    async def commit_answer(
+        self, step: StepName, *, attempt: int, says: str, code: str, change: Callable[[CaseWrite], T]
+    ) -> T:
+        """Commit a conclusive answer; if the lease is gone by now, append it as a late one and stop."""
+        try:
+            return await self.commit(change)
+        except LeaseLost:
+            answer = {"step": step.value, "attempt": attempt, "fence": self.lease.fence, "says": says, "code": code}
+            await self._in_thread(self._ledger.keep_late_answer, self.case_id, self.lease.actor, answer)
+            raise
+
+    async def other_claims_with(self, keys: list[str]) -> set[str]:
+        """Which of these exception contents other cases have claimed."""
+        found: set[str] = await self._in_thread(self._ledger.other_claims_with, keys)
+        return found
+
+    def digest(self, *parts: str) -> str:
+        """A keyed digest."""
+        return self._ledger.key.digest(*parts)
+
+    async def conclude(self, report: StepReport) -> datetime | None:
+        """End the work after a step that does not go on: wait without a runner (until when, UTC), or ask for a person."""
+        code = report.code or str(report.ending)
+        if report.ending is Ending.NEEDS_ATTENTION:
+            return await self.commit(lambda write: write.need_attention(code))
+        return await self.commit(lambda write: write.park(report.wait_s, code, blocked_login=report.blocked_login))
+
+    async def finish(self) -> None:
+        """Every step is done: so is the case."""
+        await self.commit(lambda write: write.finish())
+
+    def backoff(self, waits: int) -> float:
+        """Seconds to wait after so many waits in a row: doubling from one second, at most ten minutes, a little uneven."""
+        return float(min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(waits, 20)) * random.uniform(0.9, 1.1))  # noqa: S311 - no secret
+
+    # What a case claims, and for whom
+
+    def registration_claims(self) -> list[ClaimKey]:
+        """The registration, for this subject."""
+        assert self.request.registration is not None
+        key = claim_key(self.systems.openspecimen_address, str(self.request.registration.id))
+        return [ClaimKey(ClaimKind.REGISTRATION, key, self._subject())]
+
+    def device_claims(self) -> list[ClaimKey]:
+        """The device, for this subject; and a device-to-cloud subject, for this one device."""
+        assert self.request.device is not None
+        subject, inventory = self.request.subject, self.request.device.inventory_id
+        place = (self.systems.clinical_one_address, subject.study_id, str(subject.mode))
+        claims = [ClaimKey(ClaimKind.INVENTORY, claim_key(*place, inventory), self._subject())]
+        if self.request.device.subject_number is not None:
+            claims.append(ClaimKey(ClaimKind.DEVICE_TO_CLOUD_SUBJECT, claim_key(*place, subject.subject_id), inventory))
+        return claims
+
+    def exception_key(self, normalised: dict[str, Any]) -> str:
+        """The key of an exception's content, in its study and mode."""
+        subject = self.request.subject
+        content = self.digest("dnd exception", claim_key(*(f"{k}={v}" for k, v in sorted(normalised.items()))))
+        return claim_key(self.systems.clinical_one_address, subject.study_id, str(subject.mode), content)
+
+    def _subject(self) -> str:
+        subject = self.request.subject
+        return claim_key(subject.study_id, str(subject.mode), subject.subject_id)
+
+    @asynccontextmanager
+    async def renewing(self) -> AsyncIterator[None]:
+        """Renew the lease while the work goes on; renewal ends with it."""
+        renewal = asyncio.create_task(self._renew())
+        try:
+            yield
+        finally:
+            renewal.cancel()
+            with suppress(asyncio.CancelledError):
+                await renewal
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(max(0.02, (self.lease.valid_until - boot_seconds()) / 2, 0.0))
+            if self.lease.valid_until - boot_seconds() > self.lease.seconds * 2 / 3:
+                continue  # another write renewed it meanwhile
+            try:
+                await self._in_thread(self._ledger.renew, self.lease)
+            except LeaseLost:
+                self.lease.lost = True
+                return
+            except Exception:  # the store may be back before the lease ends; the check before each send decides
+                await asyncio.sleep(self.lease.seconds / 10)

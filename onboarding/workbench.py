@@ -1,0 +1,169 @@
+"""Everything a runner needs in one place: the ledger, both clients, and sessions on cases. Every door opens one of these."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, BadSettings
+from onboarding.intake import IntakeRequest
+from onboarding.ledger.leasing import Closed, Runner
+from onboarding.ledger.ledger import Ledger, open_ledger
+from onboarding.ledger.opening import Opened
+from onboarding.ledger.views import Held
+from onboarding.request import OnboardingRequest
+from onboarding.settings import PREFIX, Connections, Settings
+from onboarding.steps.session import CaseSession
+from onboarding.steps.systems import Systems
+from onboarding.vendors.clinical_one import ClinicalOneClient
+from onboarding.vendors.openspecimen import OpenSpecimenClient
+from onboarding.vendors.transport import VendorHttp
+
+T = TypeVar("T")
+_PAUSE_LASTS_S: Final = 1.0
+
+
+class LedgerGate:
+    """The ledger as the clients' shared memory of pauses and refused log-ins."""
+
+    def __init__(self, ledger: Ledger, in_thread: Callable[..., Any]) -> None:
+        self._ledger = ledger
+        self._in_thread = in_thread
+        self._pauses: dict[str, tuple[float, float]] = {}
+
+    def credentials_digest(self, system: str, *parts: str) -> str:
+        """A keyed digest; it changes when address, name or secret does."""
+        return self._ledger.key.digest("credentials", system, *parts)
+
+    async def login_refused(self, system: str, digest: str) -> str | None:
+        """The code of a refusal that any process met with these credentials."""
+        code: str | None = await self._in_thread(self._ledger.login_refused, system, digest)
+        return code
+
+    async def remember_login_refused(self, system: str, digest: str, code: str) -> None:
+        """Keep every process from logging in with these credentials."""
+        await self._in_thread(self._ledger.remember_login_refused, system, digest, code)
+
+    async def not_before(self, system: str) -> float:
+        """Seconds nobody may send; the ledger is asked at most once a second."""
+        now = asyncio.get_running_loop().time()
+        asked_at, until = self._pauses.get(system, (-_PAUSE_LASTS_S, 0.0))
+        if now - asked_at >= _PAUSE_LASTS_S:
+            left = float(await self._in_thread(self._ledger.not_before, system))
+            asked_at, until = now, now + left
+            self._pauses[system] = (asked_at, until)
+        return max(0.0, until - now)
+
+    async def remember_not_before(self, system: str, seconds: float) -> None:
+        """Keep every process from sending for so many seconds."""
+        now = asyncio.get_running_loop().time()
+        self._pauses[system] = (now, now + seconds)
+        await self._in_thread(self._ledger.remember_not_before, system, seconds)
+
+
+class Workbench:
+    """Build it with ``open_workbench``."""
+
+    def __init__(
+        self, settings: Settings, ledger: Ledger, systems: Systems, runner: Runner, in_thread: Callable[..., Any]
+    ) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        self.systems = systems
+        self.runner = runner
+        self.in_thread = in_thread
+
+    async def open_case(self, request: OnboardingRequest) -> Opened:
+        """Find or make the request's case; raises ``RequestConflict`` or ``BadInput`` (a mode that is not allowed)."""
+        check_mode(request, self.settings)
+        opened: Opened = await self.in_thread(
+            lambda: self.ledger.open_case(request, self.systems.addresses, actor=self.runner.actor)
+        )
+        return opened
+
+    async def find_due(self, limit: int) -> list[str]:
+        """Cases that are due, oldest first; not those whose log-in is known to be refused."""
+        found: list[str] = await self.in_thread(
+            lambda: self.ledger.find_due(limit=limit, logins=self.systems.login_digests)
+        )
+        return found
+
+    @asynccontextmanager
+    async def session(self, case_id: str, *, retry: bool = False) -> AsyncIterator[CaseSession | Held | Closed]:
+        """Take a case's lease and renew it meanwhile; or say who holds the case, or why it cannot be worked."""
+        taken = await self.in_thread(
+            lambda: self.ledger.take(case_id, self.runner, self.systems.addresses, retry=retry)
+        )
+        if isinstance(taken, Held | Closed):
+            yield taken
+            return
+        request: IntakeRequest = await self.in_thread(self.ledger.request, case_id)
+        session = CaseSession(self.ledger, taken, request, self.systems, self.settings, self.in_thread)
+        async with session.renewing():
+            yield session
+
+
+def check_mode(request: OnboardingRequest, settings: Settings) -> None:
+    """Refuse a study mode that this installation may not touch."""
+    from onboarding.errors import BadInput
+
+    mode = str(request.subject.mode)
+    if mode not in settings.modes:
+        raise BadInput(
+            [f"subject.mode: {mode!r} is not allowed here; allowed: {', '.join(settings.modes)} (ONBOARDING_MODES)."]
+        )
+
+
+@asynccontextmanager
+async def open_workbench(
+    settings: Settings, connections: Connections, *, actor: str, flow_run_id: str | None = None
+) -> AsyncIterator[Workbench]:
+    """Open the ledger and both clients, and close them afterwards. Raises ``BadSettings`` or ``LedgerError``."""
+    if connections.openspecimen is None or connections.clinical_one is None:
+        raise BadSettings(missing_connections(connections))
+    ledger = open_ledger(settings)
+    threads = ThreadPoolExecutor(max_workers=1 if ledger.store.is_sqlite else 4, thread_name_prefix="ledger")
+
+    async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
+
+    runner = Runner(actor, settings.lease_seconds, flow_run_id, settings.max_idle_takings)
+    try:
+        async with VendorHttp(ca_file=settings.ca_file) as http:
+            gate = LedgerGate(ledger, in_thread)
+            options = {
+                "login_timeout_s": settings.request_timeout_seconds,
+                "retry_after_ceiling_s": settings.retry_after_ceiling_seconds,
+            }
+            openspecimen = OpenSpecimenClient(connections.openspecimen, http, gate, **options)
+            clinical_one = ClinicalOneClient(connections.clinical_one, http, gate, **options)
+            systems = Systems(
+                openspecimen,
+                clinical_one,
+                connections.openspecimen.url,
+                connections.clinical_one.url,
+                connections.openspecimen.time_zone,
+            )
+            try:
+                yield Workbench(settings, ledger, systems, runner, in_thread)
+            finally:
+                await openspecimen.aclose()
+                await clinical_one.aclose()
+    finally:
+        threads.shutdown(wait=True)
+        ledger.close()
+
+
+def missing_connections(connections: Connections) -> list[str]:
+    """One line for each connection that is not set."""
+    blocks = {
+        OPENSPECIMEN: ("OPENSPECIMEN", "open-specimen/default"),
+        CLINICAL_ONE: ("CLINICAL_ONE", "clinical-one/default"),
+    }
+    found = {OPENSPECIMEN: connections.openspecimen, CLINICAL_ONE: connections.clinical_one}
+    return [
+        f"{system}: no connection is set; set {PREFIX}{variable}_URL and the settings beside it, or save the block {block}."
+        for system, (variable, block) in blocks.items()
+        if found[system] is None
+    ]
