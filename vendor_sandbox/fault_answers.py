@@ -1,4 +1,4 @@
-"""The kinds of fault that put another answer in place of the right one, and the table of all kinds.
+"""The kinds of fault that put another answer in place of the right one.
 
 Each class is a kind, its fields are the parameters of a rule. `when` is `before` (the request is not applied) or
 `after` (it is applied and logged as an effect, then its answer is lost).
@@ -26,7 +26,7 @@ from vendor_sandbox.answers import (
     oauth_error,
 )
 from vendor_sandbox.clinical_one_errors import OrsRefusal, ors_refusal
-from vendor_sandbox.fault_kinds import AFTER, BEFORE, Delay, Drip, ExpireToken, Fault, Hold, Rollback, StaleList
+from vendor_sandbox.fault_kinds import AFTER, BEFORE, Fault
 from vendor_sandbox.openspecimen_errors import refusal, status_of
 
 if TYPE_CHECKING:
@@ -290,25 +290,3 @@ class ResetPassword(Replacing):
     def answer(self, exchange: Exchange, right: Answer | None) -> Answer:
         """The reset token."""
         return json_answer({"resetPasswordToken": "cmVzZXQ="})
-
-
-KINDS: Mapping[str, type[Fault]] = {
-    "refuse": Refuse,
-    "throttle": Throttle,
-    "server_error": ServerError,
-    "cut": CutConnection,
-    "delay": Delay,
-    "hold": Hold,
-    "truncate": Truncate,
-    "wrong_body": WrongBody,
-    "oversize": Oversize,
-    "proxy_page": ProxyPage,
-    "expire_token": ExpireToken,
-    "settings_missing": SettingsMissing,
-    "rollback": Rollback,
-    "stale_list": StaleList,
-    "empty": Empty,
-    "reset_password": ResetPassword,
-    "drip": Drip,
-    "redirect": Redirect,
-}

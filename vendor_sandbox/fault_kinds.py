@@ -7,7 +7,6 @@ or `after` (it has been applied, and logged as an effect, when the fault acts).
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,13 +50,13 @@ class Delay(Fault):
     async def before(self, exchange: Exchange) -> Answer | None:
         """Wait before applying."""
         if self.when == BEFORE:
-            await asyncio.sleep(self.seconds)
+            await exchange.sandbox.changes.pause(self.seconds)
         return None
 
     async def after(self, exchange: Exchange, answer: Answer) -> Answer:
         """Wait before answering."""
         if self.when == AFTER:
-            await asyncio.sleep(self.seconds)
+            await exchange.sandbox.changes.pause(self.seconds)
         return answer
 
 

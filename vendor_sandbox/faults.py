@@ -17,8 +17,21 @@ from dataclasses import MISSING, dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any, get_type_hints
 
-from vendor_sandbox.fault_answers import KINDS
-from vendor_sandbox.fault_kinds import Fault
+from vendor_sandbox.fault_answers import (
+    CutConnection,
+    Empty,
+    Oversize,
+    ProxyPage,
+    Redirect,
+    Refuse,
+    ResetPassword,
+    ServerError,
+    SettingsMissing,
+    Throttle,
+    Truncate,
+    WrongBody,
+)
+from vendor_sandbox.fault_kinds import Delay, Drip, ExpireToken, Fault, Hold, Rollback, StaleList
 from vendor_sandbox.requests import SYSTEMS, VendorRequest
 
 CALLS_BY_SYSTEM: Mapping[str, frozenset[str]] = {
@@ -38,6 +51,27 @@ CALLS_BY_SYSTEM: Mapping[str, frozenset[str]] = {
             "delete_exception",
         }
     ),
+}
+
+KINDS: Mapping[str, type[Fault]] = {
+    "refuse": Refuse,
+    "throttle": Throttle,
+    "server_error": ServerError,
+    "cut": CutConnection,
+    "delay": Delay,
+    "hold": Hold,
+    "truncate": Truncate,
+    "wrong_body": WrongBody,
+    "oversize": Oversize,
+    "proxy_page": ProxyPage,
+    "expire_token": ExpireToken,
+    "settings_missing": SettingsMissing,
+    "rollback": Rollback,
+    "stale_list": StaleList,
+    "empty": Empty,
+    "reset_password": ResetPassword,
+    "drip": Drip,
+    "redirect": Redirect,
 }
 
 _MATCHING = ("system", "call", "method", "path", "body_contains", "nth", "times", "kind")

@@ -225,7 +225,7 @@ class Sandbox:
 
     async def _answer(self, endpoint: Endpoint, request: VendorRequest, entry: JournalEntry) -> Answer:
         if self.switches.latency_ms:
-            await asyncio.sleep(self.switches.latency_ms / 1000)
+            await self.changes.pause(self.switches.latency_ms / 1000)
         rules = self.faults.hitting(request)
         if not rules:
             return self._handle(endpoint, request, entry)

@@ -81,7 +81,8 @@ class SandboxServer:
             await listener.open()
 
     async def stop(self) -> None:
-        """Let the requests in progress end, held ones too, then close everything."""
+        """Let the requests in progress end, held and delayed ones at once, then close everything."""
+        self.sandbox.changes.close()
         self.sandbox.remove_faults()
         await asyncio.gather(*(one.drain(DRAIN_SECONDS) for one in (*self._vendors.values(), self._control)))
         self.sandbox.effects.close()
@@ -130,7 +131,6 @@ async def running_sandbox(
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
     finally:

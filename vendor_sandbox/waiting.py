@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 
 class Changes:
@@ -11,6 +12,18 @@ class Changes:
 
     def __init__(self) -> None:
         self._waiters: set[asyncio.Future[None]] = set()
+        self._closed = asyncio.Event()
+
+    def close(self) -> None:
+        """End all waiting, now and later: the sandbox stops."""
+        self._closed.set()
+        self.notify()
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep, unless the sandbox stops first."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
 
     def notify(self) -> None:
         """Wake all who wait, so that they look again."""
@@ -24,7 +37,7 @@ class Changes:
         """Wait until the condition holds; False if the time ran out first."""
         try:
             async with asyncio.timeout(timeout_s):
-                while not condition():
+                while not condition() and not self._closed.is_set():
                     waiter = asyncio.get_running_loop().create_future()
                     self._waiters.add(waiter)
                     try:
@@ -32,5 +45,5 @@ class Changes:
                     finally:
                         self._waiters.discard(waiter)
         except TimeoutError:
-            return condition()
-        return True
+            pass
+        return condition()
