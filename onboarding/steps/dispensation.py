@@ -14,7 +14,7 @@ from onboarding.identifiers import same_id
 from onboarding.ledger.states import StepName
 from onboarding.ledger.writes import CaseWrite
 from onboarding.steps.report import StepReport
-from onboarding.steps.session import CaseSession, Guard
+from onboarding.steps.session import CaseSession, Guard, Looks
 from onboarding.vendors.dispensation import DISPENSED, NOT_DISPENSED_TO_SUBJECT, ConnectionType, HistoryRow
 
 STEP = StepName.DISPENSATION
@@ -41,7 +41,7 @@ async def fresh_guard(session: CaseSession) -> Guard:
     return session.guard
 
 
-async def read_guard(session: CaseSession) -> Guard:
+async def read_guard(session: Looks) -> Guard:
     """Read the dispensation and the connection type.
 
     Raises:

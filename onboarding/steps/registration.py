@@ -23,7 +23,7 @@ from onboarding.steps.comparison import (
 )
 from onboarding.steps.report import StepReport
 from onboarding.steps.sending import SENDS_USED_UP, Sent, send_effect
-from onboarding.steps.session import CaseSession
+from onboarding.steps.session import CaseSession, Looks
 
 STEP = StepName.REGISTRATION
 
@@ -121,7 +121,7 @@ def _why_unknown(*, unchanged: bool, masked: bool) -> str:
     return "CANNOT_READ_BACK" if masked else "CHANGED_BY_SOMEONE_ELSE"
 
 
-def refuse_other_registration(session: CaseSession, stands: dict[str, Any]) -> None:
+def refuse_other_registration(session: Looks, stands: dict[str, Any]) -> None:
     """Refuse to touch a registration of another protocol, or another person's without leave to merge."""
     section = session.request.registration
     assert section is not None

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from onboarding.clocks import boot_seconds
 from onboarding.endings import Ending
@@ -27,6 +27,21 @@ T = TypeVar("T")
 InThread = Callable[..., Awaitable[Any]]
 _FIRST_WAIT_S: Final = 1.0
 _LONGEST_WAIT_S: Final = 600.0
+
+
+class Looks(Protocol):
+    """What reading needs: the request, the systems, and a deadline for each call."""
+
+    @property
+    def request(self) -> IntakeRequest:
+        """What is asked for."""
+
+    @property
+    def systems(self) -> Systems:
+        """Whom to ask."""
+
+    def deadline(self) -> Deadline:
+        """A fresh deadline."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,5 @@
+"""What Prefect runs."""
+
+from flows.onboard_subject import onboard_subject
+
+__all__ = ["onboard_subject"]

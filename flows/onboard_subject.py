@@ -1,0 +1,116 @@
+"""Onboard one clinical-trial subject: the flow that the page, schedules and the API start."""
+
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Failed
+from pydantic import Field
+
+from flows.plan_artifact import plan_rows, save_plan
+from flows.run import ended, is_page_retry, not_worked, tag_run, workbench_of_this_run
+from onboarding.endings import Ending
+from onboarding.errors import BadInput, BadSettings, LeaseLost, LedgerError, RequestConflict
+from onboarding.intake import IntakeRequest, parse_request
+from onboarding.ledger.leasing import Closed
+from onboarding.ledger.views import Held
+from onboarding.request import OnboardingRequest
+from onboarding.steps.case import conclude
+from onboarding.steps.planning import plan
+from onboarding.workbench import Workbench, check_mode
+from tasks import STEP_TASKS
+from tasks.step_task import working_on
+
+RequestField = Annotated[
+    OnboardingRequest | None,
+    Field(title="Request", description="Who is onboarded and what is asked for. Leave it out to go on with a case."),
+]
+CaseField = Annotated[
+    str | None, Field(title="Case", description="A case to go on with, instead of a request. Example: 7K3Q9M2XW4TB")
+]
+DryRunField = Annotated[
+    bool, Field(title="Dry run", description="Read only, and show what would be done. Nothing is sent or stored.")
+]
+RetryField = Annotated[
+    bool, Field(title="Try refused steps again", description="For a case that needs attention and was mended since.")
+]
+
+
+def run_name() -> str:
+    """A name without personal data: the case, or the end of the subject's id."""
+    parameters = flow_run.parameters
+    if parameters.get("case_id"):
+        return f"case {parameters['case_id']}"
+    request = parameters.get("request")
+    subject = getattr(request, "subject", None)
+    return f"subject ..{subject.subject_id[-8:]}" if subject is not None else "no request"
+
+
+@flow(name="onboard-subject", flow_run_name=run_name, persist_result=False, log_prints=False)
+async def onboard_subject(
+    request: RequestField = None, case_id: CaseField = None, dry_run: DryRunField = False, retry_refused: RetryField = False
+) -> State[Any]:
+    """Onboard one subject: registration, dispensation, device, DND exception, in this order.
+
+    Read how it ended by the name of the state: Completed is not yet onboarded, Onboarded is.
+    """
+    try:
+        async with workbench_of_this_run() as bench:
+            if dry_run:
+                return await _show_plan(bench, request, case_id)
+            case = await _find_case(bench, request, case_id)
+            return await _onboard(bench, case, retry=retry_refused or is_page_retry())
+    except BadSettings as error:
+        return Failed(message=str(error))
+    except (BadInput, RequestConflict) as error:
+        return ended(Ending.REQUEST_REFUSED, getattr(error, "case_id", case_id), what=str(error))
+    except LeaseLost as error:
+        return ended(Ending.LEASE_LOST, case_id, what=str(error))
+    except LedgerError as error:
+        return Failed(message=str(error))
+
+
+async def _onboard(bench: Workbench, case_id: str, *, retry: bool) -> State[Any]:
+    async with bench.session(case_id, retry=retry) as session:
+        if isinstance(session, Held | Closed):
+            return not_worked(case_id, session)
+        await tag_run(case_id, session.request.subject.study_id)
+        with working_on(session) as reports:
+            for step_task in STEP_TASKS:
+                await step_task(case_id, return_state=True)
+                if not reports[-1].goes_on:
+                    report = await conclude(session, reports)
+                    return ended(report.ending, case_id, code=report.code)
+        await session.finish()
+        return ended(Ending.ONBOARDED, case_id)
+
+
+async def _find_case(bench: Workbench, request: OnboardingRequest | None, case_id: str | None) -> str:
+    if (request is None) == (case_id is None):
+        raise BadInput(["give either a request or a case_id."])
+    if request is None:
+        assert case_id is not None
+        return case_id
+    opened = await bench.open_case(request)
+    if opened.replaced:
+        get_run_logger().info("request_replaced case=%s sections=%s", opened.case_id, ",".join(opened.replaced))
+    return opened.case_id
+
+
+async def _show_plan(bench: Workbench, request: OnboardingRequest | None, case_id: str | None) -> State[Any]:
+    if (request is None) == (case_id is None):
+        raise BadInput(["give either a request or a case_id."])
+    if request is not None:
+        check_mode(request, bench.settings)
+    asked: IntakeRequest = (
+        parse_request(request.vendor_json())
+        if request is not None
+        else await bench.in_thread(bench.ledger.request, case_id)
+    )
+    lines = await plan(asked, bench.systems, bench.settings)
+    await save_plan(lines)
+    for row in plan_rows(lines):
+        get_run_logger().info("plan %s", " | ".join(f"{key}: {value}" for key, value in row.items() if value))
+    return ended(Ending.PLANNED, case_id)

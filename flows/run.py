@@ -1,0 +1,76 @@
+"""What flows share: settings and connections of this run, states by the table of endings, tags that find a case's runs."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.states import Cancelled, Completed, Failed
+
+from blocks import connections_for_flows
+from onboarding.advice import advice
+from onboarding.endings import ENDINGS, Ending
+from onboarding.ledger.leasing import Closed
+from onboarding.ledger.states import CaseStatus
+from onboarding.ledger.views import Held
+from onboarding.settings import load_settings
+from onboarding.workbench import Workbench, open_workbench
+
+_MAKERS: Final = {"COMPLETED": Completed, "FAILED": Failed, "CANCELLED": Cancelled}
+_log: Final = logging.getLogger("onboarding.flows")
+
+
+@asynccontextmanager
+async def workbench_of_this_run() -> AsyncIterator[Workbench]:
+    """The workbench that this process's settings, or the blocks of the Prefect server, describe."""
+    settings = load_settings()
+    connections = await connections_for_flows(settings)
+    run_id = _flow_run_id()
+    async with open_workbench(settings, connections, actor=f"prefect run {run_id}", flow_run_id=run_id) as bench:
+        yield bench
+
+
+def ended(ending: Ending, case_id: str | None, *, code: str | None = None, what: str | None = None) -> State[Any]:
+    """The state in which a run ends: type and name by the table, a message that says what to do next."""
+    facts = ENDINGS[ending]
+    case = f"case {case_id}: " if case_id else ""
+    detail = what or (f"{code}: {advice(code)}" if code else f"{facts.meaning}.")
+    return _MAKERS[facts.state](name=str(ending), message=f"{case}{detail}")
+
+
+def not_worked(case_id: str, why: Held | Closed) -> State[Any]:
+    """The state of a run that could not work its case."""
+    if isinstance(why, Held):
+        return ended(Ending.HELD_BY_ANOTHER_RUN, case_id, what=f"another run works on it; its lease ends in {why.left_s:.0f} s.")
+    if why.status is CaseStatus.DONE:
+        return ended(Ending.ONBOARDED, case_id, what="it was onboarded before; nothing was sent.")
+    if why.status is CaseStatus.ATTENTION:
+        return ended(Ending.NEEDS_ATTENTION, case_id, code=why.reason)
+    return ended(Ending.REQUEST_REFUSED, case_id, what=f"it is {why.status} and cannot be worked.")
+
+
+async def tag_run(case_id: str, study_id: str) -> None:
+    """Tag this run with its case and study, so that all runs of a case are found; a failure is only noted."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return
+    tags = sorted({*context.flow_run.tags, f"case:{case_id}", f"study:{study_id}"})
+    try:
+        async with get_client() as client:
+            await client.update_flow_run(context.flow_run.id, tags=tags)
+    except Exception as error:  # noqa: BLE001 - a label, whatever keeps it from being set
+        _log.warning("run_not_tagged case=%s error=%s", case_id, type(error).__name__)
+
+
+def is_page_retry() -> bool:
+    """Whether a person retried this run (the page's Retry runs the same flow run again, from the top)."""
+    context = FlowRunContext.get()
+    return context is not None and context.flow_run is not None and context.flow_run.run_count > 1
+
+
+def _flow_run_id() -> str | None:
+    context = FlowRunContext.get()
+    return str(context.flow_run.id) if context is not None and context.flow_run is not None else None

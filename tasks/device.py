@@ -1,0 +1,15 @@
+"""Register the mHealth device in Clinical One (never twice)."""
+
+from typing import Any
+
+from prefect import task
+from prefect.client.schemas.objects import State
+
+from onboarding.ledger.states import StepName
+from tasks.step_task import OPTIONS, run_step
+
+
+@task(name="device", task_run_name="device {case_id}", description="Register the mHealth device in Clinical One.", **OPTIONS)
+async def device(case_id: str) -> State[Any]:
+    """Register the mHealth device in Clinical One."""
+    return await run_step(case_id, StepName.DEVICE)
