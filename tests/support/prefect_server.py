@@ -1,0 +1,44 @@
+"""A real Prefect server for the tests, with all its services, on a database of its own.
+
+Prefect's own test harness gives up when a busy machine lets its first health check take more than five seconds, and it
+leaves out the services (scheduler, automations) that the tests must see working.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.environment import QUIET_PREFECT
+from tests.support.processes import Server, free_port, running_server
+
+
+@dataclass(frozen=True)
+class PrefectServer:
+    """A running server: `api_url` for clients, its home folder, its process and log."""
+
+    api_url: str
+    home: Path
+    server: Server
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a child process needs to talk to this server and to no other."""
+        return dict(os.environ) | QUIET_PREFECT | {"PREFECT_HOME": str(self.home), "PREFECT_API_URL": self.api_url}
+
+
+@contextmanager
+def running_prefect_server(home: Path) -> Iterator[PrefectServer]:
+    """Runs a server whose home folder is `home` for the duration of the block."""
+    port = free_port()
+    api_url = f"http://127.0.0.1:{port}/api"
+    environment = dict(os.environ) | QUIET_PREFECT | {"PREFECT_HOME": str(home), "PREFECT_API_URL": api_url}
+    environment["PREFECT_SERVER_LOGGING_LEVEL"] = (
+        "INFO"  # Prefect configures uvicorn's log, which says when it is ready
+    )
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "info", "--no-access-log"]
+    with running_server(command, ready_line="Uvicorn running on", folder=home, environment=environment) as server:
+        yield PrefectServer(api_url, home, server)
