@@ -191,13 +191,13 @@ async def test_concurrent_first_calls_log_in_once(client: OpenSpecimenClient, ve
     "code", ["AUTH_INVALID_CREDENTIALS", "AUTH_USER_LOCKED", "AUTH_PASSWD_EXPIRED", "AUTH_NA_IP_ADDRESS"]
 )
 async def test_a_refused_log_in_is_never_tried_again_by_whatever_client(
-    client: OpenSpecimenClient, vendor: Vendor, server: ScriptedServer, http: VendorHttp, gate: InMemoryGate, code: str
+    server: ScriptedServer, vendor: Vendor, http: VendorHttp, gate: InMemoryGate, code: str
 ) -> None:
     vendor.log_in = answers(400, [{"code": code, "message": "no"}])
-    another = OpenSpecimenClient(openspecimen(server.url), http, gate)
-    for asked in (client, client, another):
+    one, another = (OpenSpecimenClient(openspecimen(server.url), http, gate) for _ in range(2))
+    for client in (one, one, another):
         with pytest.raises(LoginRefused) as caught:
-            await update(asked)
+            await update(client)
         assert caught.value.code == code
     assert [request.call for request in server.requests] == ["POST /openspecimen/rest/ng/sessions"]
 

@@ -1,7 +1,6 @@
 """Connections and scripts that the tests of both clients share."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from pydantic import SecretStr
@@ -32,7 +31,7 @@ def clinical_one(url: str, *, token_url: str | None = None, dnd_path: str = "dnd
 
 @dataclass
 class Vendor:
-    """A vendor that logs everybody in, with a token of its own each time, and does to other calls what the test says."""
+    """A vendor that logs everybody in, each time with another token, and does to other calls what the test says."""
 
     script: Script = field(default_factory=lambda: answers(200, {}))
     log_in: Script | None = None
@@ -67,6 +66,3 @@ def when_all_arrived(count: int, then: Script) -> Script:
         await then(exchange)
 
     return script
-
-
-Call = Callable[[], Awaitable[object]]
