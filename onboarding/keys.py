@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import os
 import secrets
+from pathlib import Path
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -65,7 +66,7 @@ class LedgerKey:
             if sealed[:1] != _VERSION:
                 raise InvalidTag
             return self._aead.decrypt(nonce, text, place.encode())
-        except InvalidTag:
+        except (InvalidTag, ValueError):  # ValueError: too short to hold a nonce
             raise LedgerError(
                 f"the ledger's column {place} cannot be decrypted: it was changed, or belongs to another key; "
                 "restore the ledger and its key from the same backup."
@@ -78,6 +79,49 @@ class LedgerKey:
     def seal(self, *parts: str) -> str:
         """The HMAC of one trail entry, in hex."""
         return _mac(self._trail_key, *parts)
+
+
+def key_file(path: Path) -> Path:
+    """Where a SQLite ledger's own key lies: beside it."""
+    return path.with_name(path.name + ".key")
+
+
+def read_key_file(path: Path) -> str | None:
+    """The text of the key that lies beside this ledger, or None."""
+    try:
+        return key_file(path).read_text("ascii", errors="replace").strip()
+    except FileNotFoundError:
+        return None
+
+
+def make_key_file(path: Path) -> str:
+    """Make the key of a new ledger, mode 600; one that stands already is used (another process was first)."""
+    place = key_file(path)
+    text = LedgerKey.new_text()
+    draft = place.with_name(f"{place.name}.{secrets.token_hex(8)}")
+    handle = os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
+    try:
+        os.write(handle, (text + "\n").encode())
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    try:
+        os.link(draft, place)  # appears whole or not at all, and never replaces a key
+    except FileExistsError:
+        text = place.read_text("ascii", errors="replace").strip()
+    finally:
+        draft.unlink(missing_ok=True)
+    _keep_folder(place.parent)
+    return text
+
+
+def _keep_folder(folder: Path) -> None:
+    """Make sure that a new file's name survives a power cut: a ledger without its key is lost."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _derive(master: bytes, purpose: bytes) -> bytes:

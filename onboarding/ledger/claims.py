@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from onboarding.clocks import utc_now
 from onboarding.errors import IdentityConflict, LeaseLost
-from onboarding.ledger.columns import CASES, CLAIMS, LEASE_MARGIN_S, NO_INTENT, all_rows, intent_view, one_row
+from onboarding.ledger.columns import CASES, CLAIMS, LEASE_MARGIN_S, NO_INTENT, intent_view, one_row
 from onboarding.ledger.states import StepName, StepStatus
 from onboarding.ledger.views import ClaimView, Held, Intent
 
@@ -63,8 +64,8 @@ def take_claims(write: "CaseWrite", keys: Iterable[ClaimKey]) -> Held | None:
 
     Keys are taken in one order everywhere, so that two cases cannot wait for each other.
     """
-    for claim in sorted(keys):
-        row = _locked(write, claim)
+    rows = [(claim, _locked(write, claim)) for claim in sorted(keys)]
+    for claim, row in rows:
         if row["bound_to"] != claim.bound_to and (
             row["state"] in ("done", "unknown") or row["holder_case"] is not None
         ):
@@ -74,6 +75,7 @@ def take_claims(write: "CaseWrite", keys: Iterable[ClaimKey]) -> Held | None:
             )
         if row["holder_case"] not in (None, write.lease.case_id):
             return Held(row["holder_case"], HELD_RETRY_S)
+    for claim, row in rows:
         values = {
             "bound_to": claim.bound_to,
             "holder_case": write.lease.case_id,
@@ -86,19 +88,19 @@ def take_claims(write: "CaseWrite", keys: Iterable[ClaimKey]) -> Held | None:
 
 def settle_claims(write: "CaseWrite", step: StepName, status: StepStatus) -> None:
     """Follow a step's end: done binds for good, unknown keeps the hold, refused gives it back as it was."""
-    for kind in _KINDS_OF_STEP.get(step, ()):
-        rows = all_rows(
-            write.connection.execute(
-                select(CLAIMS).where(CLAIMS.c.kind == kind, CLAIMS.c.holder_case == write.lease.case_id)
-            )
-        )
-        for row in rows:
-            if status is StepStatus.UNKNOWN:
-                _save(write, row, {"state": "unknown"})
-            elif status is StepStatus.DONE:
-                _save(write, row, {"state": "done", "holder_case": None, "effect_id": write.lease.case_id})
-            else:
-                _save(write, row, {"state": "done" if row["state"] == "done" else "free", "holder_case": None})
+    mine = and_(CLAIMS.c.kind.in_(_KINDS_OF_STEP.get(step, ())), CLAIMS.c.holder_case == write.lease.case_id)
+    if status is StepStatus.REFUSED:
+        _give_back(write.connection, mine)
+    else:
+        values: dict[str, Any] = {"state": "unknown"}
+        if status is StepStatus.DONE:
+            values = {"state": "done", "holder_case": None, "effect_id": write.lease.case_id}
+        write.connection.execute(update(CLAIMS).where(mine).values(**values, updated_at=write.now))
+
+
+def give_back_claims(connection: Connection, case_id: str, step: StepName) -> None:
+    """What a step asked for was replaced before anything was sent: it holds what it claimed no more."""
+    _give_back(connection, and_(CLAIMS.c.kind.in_(_KINDS_OF_STEP.get(step, ())), CLAIMS.c.holder_case == case_id))
 
 
 class ExceptionClaim:
@@ -137,6 +139,7 @@ class ExceptionClaim:
 
     def intend(self, intent: Intent) -> int:
         """Commit an intent on the claim. Returns the number of the attempt."""
+        assert self._row["intent"] is None, "an open intent is settled before the next one"
         attempt = self._row["attempts"] + 1
         self._set(
             attempts=attempt,
@@ -158,6 +161,7 @@ class ExceptionClaim:
 
     def clear(self) -> None:
         """Nothing was applied: there is no open intent any more."""
+        assert not self._row["in_doubt"], "a doubt is ended by a probe, never by the class of a later answer"
         self._set(**NO_INTENT)
 
     def absent(self) -> None:
@@ -209,13 +213,13 @@ def other_claims_with(connection: Connection, keys: Sequence[str]) -> set[str]:
 
 
 def release_all(connection: Connection, case_id: str) -> None:
-    """A cancelled case holds nothing; what it had settled stays settled."""
-    connection.execute(
-        update(CLAIMS)
-        .where(CLAIMS.c.holder_case == case_id, CLAIMS.c.state == "held")
-        .values(holder_case=None, state="free")
-    )
-    connection.execute(update(CLAIMS).where(CLAIMS.c.holder_case == case_id).values(holder_case=None))
+    """A cancelled case holds nothing; what it had settled, or left unknown, stays so."""
+    _give_back(connection, CLAIMS.c.holder_case == case_id)
+
+
+def _give_back(connection: Connection, which: ColumnElement[bool]) -> None:
+    state = case((CLAIMS.c.state == "held", "free"), else_=CLAIMS.c.state)
+    connection.execute(update(CLAIMS).where(which).values(holder_case=None, state=state, updated_at=utc_now()))
 
 
 def _locked(write: "CaseWrite", claim: ClaimKey) -> Mapping[str, Any]:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, false, or_, select, update
 
 from onboarding.clocks import utc_now
 from onboarding.errors import LedgerError
 from onboarding.keys import LedgerKey
-from onboarding.ledger.columns import CASES, STEPS, Row, all_rows, maybe_row, one_row
+from onboarding.ledger.columns import CASES, STEPS, VENDORS, Row, all_rows, maybe_row, one_row
 from onboarding.ledger.opening import Addresses
 from onboarding.ledger.states import CaseEvent, CaseStatus, StepName, StepStatus, next_case_status
 from onboarding.ledger.store import SCHEMA_VERSION, schema_version
@@ -77,6 +77,7 @@ def take(
         idle_takings=row["idle_takings"] + 1,
         flow_run_id=runner.flow_run_id or row["flow_run_id"],
         blocked_login=None,
+        due_at=write.now,  # should this runner be killed, the case is due as soon as its lease is over
     )
     if status is CaseStatus.ATTENTION and (closed := _resume(write)):
         return closed
@@ -99,12 +100,14 @@ def find_due(
     """Ids of cases that are ready and due and that no runner holds, oldest due first.
 
     ``logins`` are the digests of the connections' present credentials: a case that waits because one of them was refused
-    is left out until it changes.
+    is left out until it changes, or until the refusal is forgotten.
     """
     epoch, seconds = clock
     free = or_(CASES.c.lease_owner.is_(None), CASES.c.lease_epoch != epoch, CASES.c.lease_until <= seconds)
     blocked = CASES.c.blocked_login.is_(None)
-    let_in = or_(blocked, CASES.c.blocked_login.not_in(list(logins))) if logins else blocked
+    refused = select(VENDORS.c.digest).where(VENDORS.c.kind == "login")
+    changed = CASES.c.blocked_login.not_in(list(logins)) if logins else false()
+    let_in = or_(blocked, changed, CASES.c.blocked_login.not_in(refused))
     due = or_(CASES.c.due_at <= now, CASES.c.blocked_login.is_not(None))
     query = (
         select(CASES.c.id)
@@ -125,14 +128,14 @@ def keep_late_answer(connection: Connection, key: LedgerKey, case_id: str, actor
     write = CaseWrite(connection, key, (row["lease_epoch"] or "", row["lease_until"] or 0.0), lease, row)
     write.record("late_answer", step=StepName(answer["step"]), code=answer["code"], detail=answer)
     values = {
-        "trail_sequence": write.case["trail_sequence"],
-        "trail_seal": write.case["trail_seal"],
         "late_answers": [*(row["late_answers"] or []), answer],
         "updated_at": utc_now(),
     }
     status = CaseStatus(row["status"])
     if status is CaseStatus.DONE and _contradicts(write, answer):  # nobody else would write to a case that is done
         values |= {"status": next_case_status(status, CaseEvent.CONTRADICTED).value, "reason": LATE_ANSWER}
+        write.record(f"case_{CaseEvent.CONTRADICTED}", code=LATE_ANSWER)
+    values |= {name: write.case[name] for name in ("trail_sequence", "trail_seal")}
     connection.execute(update(CASES).where(CASES.c.id == case_id).values(**values))
 
 

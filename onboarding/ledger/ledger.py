@@ -1,19 +1,17 @@
 """The ledger: the truth about every case. Each method is one transaction on SQLite or PostgreSQL."""
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, case, delete, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from onboarding.clocks import boot_seconds, utc_now
 from onboarding.errors import CaseContradicted, LedgerError
 from onboarding.intake import IntakeRequest, parse_request
-from onboarding.keys import LedgerKey
+from onboarding.keys import LedgerKey, key_file, make_key_file, read_key_file
 from onboarding.ledger import claims, leasing, opening, reading, trail
 from onboarding.ledger.columns import CASES, LEDGER, VENDORS
 from onboarding.ledger.leasing import Closed, Runner
@@ -189,27 +187,31 @@ class Ledger:
         return 0.0 if until is None else max(0.0, (until - utc_now()).total_seconds())
 
     def remember_not_before(self, system: str, seconds: float) -> None:
-        """Nobody sends to this system for so many seconds."""
+        """Nobody sends to this system for so many seconds; a longer pause that stands already is kept."""
         values = {"not_before": utc_now() + timedelta(seconds=seconds)}
         self.store.write(lambda c: _put_vendor_state(c, system, "throttle", "", values))
 
 
-def open_ledger(settings: Settings) -> Ledger:
+def open_ledger(settings: Settings, *, create: bool = True) -> Ledger:
     """Open the ledger of the settings; a new SQLite ledger is made with a key of its own, anything else must fit.
+
+    ``create=False``, for those who only look: a ledger that does not stand yet is refused.
 
     Raises ``BadSettings`` or ``LedgerError``: a missing or wrong key, another schema, a database that could forget.
     """
     store = Store(settings.ledger_url)
-    given = settings.ledger_key.get_secret_value() if settings.ledger_key else None
-    path = store.path
-    if path is not None and not path.exists():
-        ledger = _create(store, path, given)
-    else:
-        ledger = Ledger(store, LedgerKey.from_text(given if given is not None else _key_beside(store, path)))
     try:
+        if _stands(store):
+            ledger = Ledger(store, _key_of(settings, store))
+        elif create:
+            ledger = Ledger(store, _create(store, settings))
+        else:
+            raise LedgerError(
+                f"there is no ledger {store.place} yet: the first 'onboard subject' makes it, or 'onboard migrate'."
+            )
         check_ledger(ledger)
     except BaseException:
-        ledger.close()
+        store.close()
         raise
     return ledger
 
@@ -219,13 +221,13 @@ def check_ledger(ledger: Ledger) -> None:
     version = ledger.store.schema_version()
     if version != SCHEMA_VERSION:
         raise LedgerError(
-            f"the ledger {ledger.store.place} has schema {version or 'none'}, this version needs {SCHEMA_VERSION}: run 'onboard migrate'."
+            f"the ledger {ledger.store.place} has schema {version or 'none'}, this version needs {SCHEMA_VERSION}: run "
+            "'onboard migrate'."
         )
-    stands = ledger.store.read(lambda c: c.execute(select(LEDGER.c.key_id)).scalar_one_or_none())
-    if stands != ledger.key.key_id:
+    if _key_id(ledger.store) != ledger.key.key_id:
         raise LedgerError(
-            f"the key does not belong to the ledger {ledger.store.place}: set ONBOARDINGLEDGER_KEY to the key it was made with, "
-            "or restore the key file beside it."
+            f"the key does not belong to the ledger {ledger.store.place}: set ONBOARDING_LEDGER_KEY to the key it was "
+            "made with, or restore the key file beside it."
         )
     if problems := ledger.store.durability_problems():
         raise LedgerError("the database could forget what it committed: " + "; ".join(problems) + ".")
@@ -233,91 +235,89 @@ def check_ledger(ledger: Ledger) -> None:
 
 def migrate(settings: Settings) -> tuple[str | None, str]:
     """Bring the ledger's schema up to date (and bind a new ledger to its key). Returns the versions before and after."""
-    from onboarding.ledger.migrations import upgrade  # Alembic takes half a second to import
-
     store = Store(settings.ledger_url)
     try:
-        path = store.path
-        given = settings.ledger_key.get_secret_value() if settings.ledger_key else None
-        if path is not None and not path.exists():
-            _create(store, path, given).close()
+        if not _stands(store):
+            _create(store, settings)
             return None, SCHEMA_VERSION
-        key = LedgerKey.from_text(given if given is not None else _key_beside(store, path))
+        key = _key_of(settings, store)
         before = store.schema_version()
-        if before is not None:
-            stands = store.read(lambda c: c.execute(select(LEDGER.c.key_id)).scalar_one_or_none())
-            if stands not in (None, key.key_id):
-                raise LedgerError(
-                    "the key does not belong to this ledger: nothing was migrated; set ONBOARDINGLEDGER_KEY to its own key."
-                )
-        with store.migrating() as connection:
-            upgrade(connection)
-            _bind_key(connection, key)
+        if before is not None and before > SCHEMA_VERSION:
+            raise LedgerError(
+                f"the ledger {store.place} has schema {before}, newer than {SCHEMA_VERSION}, the last that this "
+                "version knows: nothing was migrated; install the newer version."
+            )
+        if before is not None and _key_id(store) not in (None, key.key_id):
+            raise LedgerError(
+                "the key does not belong to this ledger: nothing was migrated; set ONBOARDING_LEDGER_KEY to its own."
+            )
+        _upgrade(store, key)
         return before, SCHEMA_VERSION
     finally:
         store.close()
 
 
-def key_file(path: Path) -> Path:
-    """Where a SQLite ledger's own key lies: beside it."""
-    return path.with_name(path.name + ".key")
+def _stands(store: Store) -> bool:
+    """Whether there is a ledger to open. An SQLite file without tables is one that is being made just now."""
+    with _place_said_plainly(store):
+        return store.path is None or (store.path.exists() and not store.is_blank())
 
 
-def _create(store: Store, path: Path, given: str | None) -> Ledger:
-    from onboarding.ledger.migrations import upgrade  # Alembic takes half a second to import
+def _create(store: Store, settings: Settings) -> LedgerKey:
+    """Make a new SQLite ledger: its file, its key unless one was given, its schema; whoever comes second finds them."""
+    assert store.path is not None, "only SQLite ledgers are made by themselves"
+    with _place_said_plainly(store):
+        prepare_folder(store.path)
+        given = settings.ledger_key
+        key = LedgerKey.from_text(make_key_file(store.path) if given is None else given.get_secret_value())
+    _upgrade(store, key)
+    return key
 
-    text = given
-    if text is None:
-        text = _write_key(path)
-    key = LedgerKey.from_text(text)
-    prepare_folder(path)
+
+def _upgrade(store: Store, key: LedgerKey) -> None:
+    from onboarding.ledger.migrations import upgrade  # noqa: PLC0415 - Alembic takes half a second to import
+
     with store.migrating() as connection:
         upgrade(connection)
-        _bind_key(connection, key)
-    return Ledger(store, key)
+        if connection.execute(select(func.count()).select_from(LEDGER)).scalar_one() == 0:
+            connection.execute(insert(LEDGER).values(id=1, key_id=key.key_id, created_at=utc_now()))
 
 
-def _write_key(path: Path) -> str:
-    """Make the key file of a new ledger, mode 600; one that stands already is used (another process was first)."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    place = key_file(path)
-    text = LedgerKey.new_text()
-    draft = place.with_name(f"{place.name}.{os.getpid()}")
-    handle = os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
+@contextmanager
+def _place_said_plainly(store: Store) -> Iterator[None]:
     try:
-        os.write(handle, (text + "\n").encode())
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    try:
-        os.link(draft, place)  # appears whole or not at all, and never replaces a key
-    except FileExistsError:
-        text = place.read_text("ascii").strip()
-    finally:
-        with suppress(OSError):
-            draft.unlink()
-    return text
+        yield
+    except OSError as error:
+        raise LedgerError(
+            f"the ledger {store.place} cannot be used ({error.strerror}): check ONBOARDING_LEDGER_URL and the "
+            "permissions of its folder."
+        ) from None
 
 
-def _key_beside(store: Store, path: Path | None) -> str:
-    if path is not None:
-        with suppress(FileNotFoundError):
-            return key_file(path).read_text("ascii").strip()
-    hint = f" or put the key file back beside it ({key_file(path)})" if path is not None else ""
-    raise LedgerError(
-        f"the ledger {store.place} has no key here: set ONBOARDINGLEDGER_KEY to the key it was made with{hint}."
-    )
+def _key_of(settings: Settings, store: Store) -> LedgerKey:
+    if settings.ledger_key is not None:
+        return LedgerKey.from_text(settings.ledger_key.get_secret_value())
+    with _place_said_plainly(store):
+        text = read_key_file(store.path) if store.path is not None else None
+    if text is None:
+        hint = f" or put the key file back beside it ({key_file(store.path)})" if store.path is not None else ""
+        raise LedgerError(
+            f"the ledger {store.place} has no key here: set ONBOARDING_LEDGER_KEY to the key it was made with{hint}."
+        )
+    return LedgerKey.from_text(text)
 
 
-def _bind_key(connection: Connection, key: LedgerKey) -> None:
-    if connection.execute(select(func.count()).select_from(LEDGER)).scalar_one() == 0:
-        connection.execute(insert(LEDGER).values(id=1, key_id=key.key_id, created_at=utc_now()))
+def _key_id(store: Store) -> str | None:
+    return store.read(lambda c: c.execute(select(LEDGER.c.key_id)).scalar_one_or_none())
 
 
 def _put_vendor_state(connection: Connection, system: str, kind: str, digest: str, values: Mapping[str, Any]) -> None:
     upsert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(VENDORS)
     row = {"system": system, "kind": kind, "digest": digest, "at": utc_now(), **values}
-    changed = {"at": row["at"], **values}
+    changed: dict[str, Any] = {"at": row["at"], **values}
+    if "not_before" in values:
+        given = upsert.excluded.not_before
+        changed["not_before"] = case((VENDORS.c.not_before > given, VENDORS.c.not_before), else_=given)
     connection.execute(
         upsert.values(**row).on_conflict_do_update(index_elements=["system", "kind", "digest"], set_=changed)
     )

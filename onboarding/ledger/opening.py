@@ -13,7 +13,7 @@ from onboarding.clocks import utc_now
 from onboarding.errors import RequestConflict
 from onboarding.keys import LedgerKey
 from onboarding.ledger import trail
-from onboarding.ledger.claims import claim_key
+from onboarding.ledger.claims import claim_key, give_back_claims
 from onboarding.ledger.columns import CASES, NO_INTENT, STEPS, Row, all_rows, maybe_row, one_row
 from onboarding.ledger.states import (
     CaseEvent,
@@ -239,6 +239,7 @@ def _replace(
             connection.execute(
                 update(STEPS).where(STEPS.c.case_id == case["id"], STEPS.c.name == name).values(**values)
             )
+            give_back_claims(connection, case["id"], name)
     sequence = case["trail_sequence"] + 1
     entry = trail.Entry(now, actor, "request_replaced", detail={"sections": changed})
     seal = trail.append(connection, key, case["id"], sequence, case["trail_seal"], entry)
@@ -253,6 +254,10 @@ def _replace(
             reason=None,
             due_at=now,
             blocked_login=None,
+            # A runner whose lease is over may wake up with the old request in hand: it has lost the case.
+            lease_owner=None,
+            lease_until=None,
+            lease_epoch=None,
             idle_takings=0,
             updated_at=now,
             trail_sequence=sequence,

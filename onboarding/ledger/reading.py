@@ -94,6 +94,7 @@ def _case_view(row: Mapping[str, Any], steps: Mapping[StepName, StepView], epoch
         status=CaseStatus(row["status"]),
         reason=row["reason"],
         due_at=row["due_at"],
+        blocked=row["blocked_login"] is not None,
         lease_left_s=max(0.0, row["lease_until"] - seconds) if live else 0.0,
         fence=row["fence"],
         takings=row["takings"],

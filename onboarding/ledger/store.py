@@ -1,7 +1,8 @@
 """The database under the ledger: SQLite (one machine) or PostgreSQL (several), opened safely or not at all.
 
-A write is one function of a transaction: ``store.write(change)`` begins it with the write lock (``BEGIN IMMEDIATE``; row locks
-on PostgreSQL), commits, and gives back what the function returned. A commit whose outcome is not known raises ``CommitUnknown``.
+A write is one function of a transaction: ``store.write(change)`` begins it with the write lock (``BEGIN IMMEDIATE``; row
+locks on PostgreSQL), commits, and gives back what the function returned. A commit whose outcome is not known raises
+``CommitUnknown``.
 """
 
 import os
@@ -11,18 +12,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.pool import QueuePool
 
 from onboarding.clocks import boot_id, boot_seconds
 from onboarding.errors import BadSettings, LedgerError
 
 T = TypeVar("T")
+LeaseClock = Callable[[Connection], tuple[str, float]]
 
 SCHEMA_VERSION: Final = "0001"
-_BUSY_SECONDS: Final = 30
+# A runner that freezes inside a transaction must not keep its row locks, or nobody could take its case over.
+_POSTGRESQL_LIMITS: Final = ("lock_timeout", "idle_in_transaction_session_timeout")
 _NETWORK_FILE_SYSTEMS: Final = frozenset(
     {
         "nfs",
@@ -53,17 +57,22 @@ class StoreUnavailable(LedgerError):
 
 
 class Store:
-    """One ledger database. Threads may share it; each call takes a connection of its own."""
+    """One ledger database. Threads may share it; each call takes a connection of its own.
 
-    def __init__(self, url: str) -> None:
+    ``clock`` tells the epoch and the seconds by which leases and quiet times go; by default it is this boot's clock
+    (SQLite) or the database's (PostgreSQL). ``busy_seconds``: how long a write waits for another one to end.
+    """
+
+    def __init__(self, url: str, *, clock: LeaseClock | None = None, busy_seconds: float = 30.0) -> None:
         self.url: Final = _checked_url(url)
         self.is_sqlite: Final = self.url.get_backend_name() == "sqlite"
-        self._engine = _engine(self.url)
+        self._engine = (_sqlite_engine if self.is_sqlite else _postgresql_engine)(self.url, busy_seconds)
+        self._clock = clock or (_boot_clock if self.is_sqlite else _database_clock)
 
     @property
     def place(self) -> str:
         """Where the ledger is, without credentials."""
-        return self.url.render_as_string(hide_password=True)
+        return self.url.set(query={}).render_as_string(hide_password=True)  # a query can hold a password too
 
     @property
     def path(self) -> Path | None:
@@ -73,7 +82,7 @@ class Store:
     def write(self, change: Callable[[Connection], T]) -> T:
         """Run ``change`` in one transaction and commit it; nothing is kept if it raises."""
         with _said_plainly(self.place), self._engine.connect() as connection:
-            connection = connection.execution_options(onboarding_writes=True)
+            connection.execution_options(onboarding_writes=True)
             connection.begin()
             try:
                 result = change(connection)
@@ -93,16 +102,15 @@ class Store:
 
     def read(self, look: Callable[[Connection], T]) -> T:
         """Run ``look`` on one consistent view and give its result back."""
-        with _said_plainly(self.place), self._engine.connect() as connection, connection.begin():
-            return look(connection)
+        with _said_plainly(self.place), self._engine.connect() as connection:
+            if not self.is_sqlite:  # else each statement would have a view of its own
+                connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                return look(connection)
 
     def clock(self, connection: Connection) -> tuple[str, float]:
         """The lease clock: the name of its epoch and the seconds in it. Times of two epochs cannot be compared."""
-        if self.is_sqlite:
-            return boot_id(), boot_seconds()
-        return "postgresql", float(
-            connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
-        )
+        return self._clock(connection)
 
     def durability_problems(self) -> list[str]:
         """What could make this database forget a commit, one line each (PostgreSQL; SQLite is set by us)."""
@@ -121,6 +129,10 @@ class Store:
         """The version of the schema that stands, or None when there is none."""
         return self.read(schema_version)
 
+    def is_blank(self) -> bool:
+        """Whether the database holds no table at all: an SQLite file that another process is about to fill."""
+        return self.read(lambda c: not inspect(c).get_table_names())
+
     def close(self) -> None:
         """Give every connection back."""
         self._engine.dispose()
@@ -129,11 +141,20 @@ class Store:
     def migrating(self) -> Iterator[Connection]:
         """A connection with one write transaction, for migrations only."""
         with _said_plainly(self.place), self._engine.connect() as connection:
-            connection = connection.execution_options(onboarding_writes=True)
+            connection.execution_options(onboarding_writes=True)
             with connection.begin():
                 if not self.is_sqlite:  # two installations must not migrate at once
                     connection.execute(text("SELECT pg_advisory_xact_lock(7364012205)"))
                 yield connection
+
+
+def _boot_clock(_connection: Connection) -> tuple[str, float]:
+    return boot_id(), boot_seconds()
+
+
+def _database_clock(connection: Connection) -> tuple[str, float]:
+    seconds = connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
+    return "postgresql", float(seconds)
 
 
 def schema_version(connection: Connection) -> str | None:
@@ -151,18 +172,18 @@ def _said_plainly(place: str) -> Iterator[None]:
         yield
     except IntegrityError:
         raise  # a broken promise of ours, not the database's
-    except DBAPIError as error:
-        detail = type(error.orig).__name__
+    except (DBAPIError, NoConnectionFree) as error:
+        detail = type(error.orig if isinstance(error, DBAPIError) else error).__name__
         raise StoreUnavailable(
-            f"the ledger {place} cannot be used ({detail}): check ONBOARDING_LEDGER_URL, that the database runs, is not full "
-            "and lets this user in."
+            f"the ledger {place} cannot be used ({detail}): check ONBOARDING_LEDGER_URL, that the database runs, "
+            "is not full and lets this user in."
         ) from None
 
 
 def _checked_url(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # ValueError: a port that is not a number
         raise BadSettings(
             ["ONBOARDING_LEDGER_URL: not a database address; write sqlite:////path.db or postgresql+psycopg://..."]
         ) from None
@@ -170,32 +191,41 @@ def _checked_url(url: str) -> URL:
     if backend == "sqlite":
         if not parsed.database or not Path(parsed.database).is_absolute():
             raise BadSettings(["ONBOARDING_LEDGER_URL: the path must be absolute; write sqlite:////absolute/path.db."])
-        kind = _file_system(Path(parsed.database))
-        if kind in _NETWORK_FILE_SYSTEMS:
-            raise BadSettings(
-                [
-                    f"ONBOARDING_LEDGER_URL: lies on a network file system ({kind}), where locks are not safe; use a local disk or PostgreSQL."
-                ]
-            )
-        return parsed
+        refuse_network_file_system(Path(parsed.database), _mounts())
+        return parsed.set(drivername="sqlite")
     if backend == "postgresql":
         return parsed.set(drivername="postgresql+psycopg")
     raise BadSettings([f"ONBOARDING_LEDGER_URL: {backend!r} is not supported; use sqlite or postgresql+psycopg."])
 
 
-def _engine(url: URL) -> Engine:
-    if url.get_backend_name() != "sqlite":
-        return create_engine(
-            url,
-            pool_size=8,
-            max_overflow=8,
-            pool_pre_ping=True,
-            connect_args={"connect_timeout": 10, "application_name": "subject-onboarding"},
-            isolation_level="READ COMMITTED",
-        )
+def _postgresql_engine(url: URL, busy_seconds: float) -> Engine:
+    engine = create_engine(
+        url,
+        pool_size=8,
+        max_overflow=8,
+        pool_pre_ping=True,
+        hide_parameters=True,
+        connect_args={"connect_timeout": 10, "application_name": "subject-onboarding"},
+        isolation_level="READ COMMITTED",
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        for limit in _POSTGRESQL_LIMITS:
+            connection.execute(f"SET {limit} = {int(busy_seconds * 1000)}")
+        connection.commit()
+
+    return engine
+
+
+def _sqlite_engine(url: URL, busy_seconds: float) -> Engine:
     path = Path(str(url.database))
     engine = create_engine(
-        url, poolclass=QueuePool, pool_size=4, connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False}
+        url,
+        poolclass=QueuePool,
+        pool_size=4,
+        hide_parameters=True,
+        connect_args={"timeout": busy_seconds, "check_same_thread": False},
     )
 
     @event.listens_for(engine, "connect")
@@ -220,18 +250,23 @@ def prepare_folder(path: Path) -> None:
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
 
 
-def _file_system(path: Path) -> str:
-    """The type of the file system that holds ``path``, or an empty word where the system does not tell."""
-    try:
-        mounts = Path("/proc/self/mounts").read_text("utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
+def refuse_network_file_system(path: Path, mounts: str) -> None:
+    """Raise ``BadSettings`` if ``path`` lies on a network file system; ``mounts`` as in ``/proc/self/mounts``."""
     target = str(path.resolve())
     best, kind = "", ""
-    for line in mounts:
+    for line in mounts.splitlines():
         _, point, found, *_ = line.split(" ")
         point = point.replace("\\040", " ")
         inside = target == point or target.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
             best, kind = point, found
-    return kind
+    if kind in _NETWORK_FILE_SYSTEMS:
+        why = f"lies on a network file system ({kind}), where locks are not safe; use a local disk or PostgreSQL."
+        raise BadSettings([f"ONBOARDING_LEDGER_URL: {why}"])
+
+
+def _mounts() -> str:
+    """What is mounted where, or nothing where the system does not tell."""
+    with suppress(OSError):
+        return Path("/proc/self/mounts").read_text("utf-8", errors="replace")
+    return ""

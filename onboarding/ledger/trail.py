@@ -1,7 +1,8 @@
 """The trail: what happened to a case, append-only, each entry sealed together with the one before.
 
-The head of the chain (sequence and seal) stands in the case's own row, so entries cut off the end are missed too. Without
-the key nobody can make a seal; with the database alone nobody can change, drop or reorder an entry unnoticed.
+Each entry shows a digest of its link of the chain; the last link itself stands in the case's own row, and no other link is
+stored. So without the key nobody can change, drop or reorder an entry unnoticed, nor cut entries off the end: the link that
+would then be the last cannot be made from what the database holds.
 """
 
 import json
@@ -30,7 +31,7 @@ class Entry:
 
 
 def append(connection: Connection, key: LedgerKey, case_id: str, sequence: int, previous: str, entry: Entry) -> str:
-    """Append an entry as number ``sequence`` and return its seal. The caller holds the case's row."""
+    """Append an entry as number ``sequence`` after the link ``previous``; returns its link. The caller holds the case's row."""
     sealed = None if entry.reason is None else key.encrypt(entry.reason.encode(), f"event/{case_id}/{sequence}")
     detail = dict(entry.detail) if entry.detail else None
     values: dict[str, Any] = {
@@ -45,34 +46,40 @@ def append(connection: Connection, key: LedgerKey, case_id: str, sequence: int, 
         "reason_sealed": sealed,
         "key_id": key.key_id,
     }
-    seal = _seal(key, values, previous)
-    connection.execute(insert(EVENTS).values(**values, seal=seal))
-    return seal
+    link = _link(key, values, previous)
+    connection.execute(insert(EVENTS).values(**values, seal=_shown(key, link)))
+    return link
 
 
 def trail_problems(connection: Connection, key: LedgerKey, case_id: str) -> list[str]:
     """What is wrong with a case's trail, one line each; nothing when it is whole."""
-    head = connection.execute(select(CASES.c.trail_sequence, CASES.c.trail_seal).where(CASES.c.id == case_id)).one()
+    query = select(CASES.c.trail_sequence, CASES.c.trail_seal).where(CASES.c.id == case_id)
+    head = connection.execute(query).one_or_none()
+    if head is None:
+        return [f"there is no case {case_id} in this ledger"]
     rows = all_rows(connection.execute(select(EVENTS).where(EVENTS.c.case_id == case_id).order_by(EVENTS.c.sequence)))
     return _chain_problems(key, rows, head.trail_sequence, head.trail_seal)
 
 
-def _chain_problems(key: LedgerKey, rows: Sequence[Row], last: int, last_seal: str) -> list[str]:
-    problems = []
-    previous = ""
+def _chain_problems(key: LedgerKey, rows: Sequence[Row], last: int, last_link: str) -> list[str]:
+    link = ""
     for expected, row in enumerate(rows, start=1):
         if row["sequence"] != expected:
-            problems.append(f"entry {expected} is missing")
-            break
-        if _seal(key, row, previous) != row["seal"]:
-            problems.append(f"entry {expected} was changed, or sealed with another key")
-        previous = row["seal"]
-    if not problems and (len(rows) != last or previous != last_seal):
-        problems.append(f"the trail ends at entry {len(rows)}, but the case names entry {last} as its last")
-    return problems
+            return [f"entry {expected} is missing"]
+        link = _link(key, row, link)
+        if _shown(key, link) != row["seal"]:  # what follows hangs on this entry, so nothing can be said of it
+            return [f"entry {expected} was changed, or sealed with another key"]
+    if len(rows) != last:
+        return [f"the trail ends at entry {len(rows)}, but the case names entry {last} as its last"]
+    return [] if link == last_link else [f"the case's row was changed: it does not end with entry {last}"]
 
 
-def _seal(key: LedgerKey, row: Mapping[str, Any], previous: str) -> str:
+def _shown(key: LedgerKey, link: str) -> str:
+    """What an entry shows of its link: enough to check it, too little to make it the last."""
+    return key.seal("shown", link)
+
+
+def _link(key: LedgerKey, row: Mapping[str, Any], previous: str) -> str:
     content = json.dumps(
         {
             "at": row["at"].isoformat(timespec="microseconds"),

@@ -82,7 +82,10 @@ class Held:
 
 @dataclass(frozen=True)
 class CaseView:
-    """One case as the ledger knows it; ``lease_left_s`` is above 0 while a runner works on it."""
+    """One case as the ledger knows it.
+
+    ``lease_left_s`` is above 0 while a runner works on it; ``blocked``: it waits for other log-in settings.
+    """
 
     id: str
     study_id: str
@@ -93,6 +96,7 @@ class CaseView:
     status: CaseStatus
     reason: str | None
     due_at: datetime | None
+    blocked: bool
     lease_left_s: float
     fence: int
     takings: int

@@ -186,6 +186,7 @@ class StepWrite:
 
         ``probe``: it is sent to end a doubt, which stays open until a conclusive answer; counted as a probe too.
         """
+        assert probe == self.in_doubt, "a doubt is settled by a probe before anything else is sent"
         self._row["attempts"] += 1
         self._row["probes"] += int(probe)
         self._row["intent"] = {**intent.facts, "quiet_s": intent.quiet_s}
@@ -196,10 +197,14 @@ class StepWrite:
         self._move(StepEvent.INTENT, None, detail={"attempt": self._row["attempts"], "quiet_s": intent.quiet_s})
         return int(self._row["attempts"])
 
-    def mirror_intent(self, attempt: int) -> None:
-        """The intent stands on a shared claim; this step shows it as open."""
+    def mirror_intent(self, attempt: int) -> int:
+        """The intent stands on a shared claim as its ``attempt``; this step shows it as open.
+
+        Returns the number of the attempt as this step counts, which its outcome and late answers go by.
+        """
         self._row["attempts"] += 1
         self._move(StepEvent.INTENT, None, detail={"attempt": self._row["attempts"], "claim_attempt": attempt})
+        return int(self._row["attempts"])
 
     def doubt(self, code: str, *, http_status: int | None = None, vendor_text: str | None = None) -> None:
         """It is not known whether the effect was applied; the intent stays open."""
@@ -239,6 +244,7 @@ class StepWrite:
         detail: Mapping[str, Any] | None = None,
     ) -> None:
         """Not applied, and will not be. The intent is over; ``already_registered`` is remembered for later probes."""
+        assert not self.in_doubt, "a doubt is ended by a probe or a person, never by the class of a later answer"
         self._say(http_status, vendor_text)
         self._row.update(NO_INTENT)
         self._row["met_already_registered"] = self._row["met_already_registered"] or already_registered
@@ -305,9 +311,10 @@ class StepWrite:
 
     def _say(self, http_status: int | None, vendor_text: str | None) -> None:
         self._row["http_status"] = http_status
-        self._row["vendor_text_sealed"] = (
-            None if vendor_text is None else self._case.key.encrypt(vendor_text.encode(), self._place("vendor_text"))
-        )
+        self._row["vendor_text_sealed"] = None
+        if vendor_text is not None:  # JSON can hold half a character, which UTF-8 cannot
+            text = vendor_text.encode(errors="backslashreplace")
+            self._row["vendor_text_sealed"] = self._case.key.encrypt(text, self._place("vendor_text"))
 
     def _move(self, event: StepEvent, code: str | None, *, detail: Mapping[str, Any] | None = None) -> None:
         self._row["status"] = next_step_status(self.status, event).value
