@@ -31,7 +31,9 @@ class ClinicalOne(Block):
     client_secret: SecretStr = Field(title="Client secret")
     scope: str = Field(title="Scope", description="Separated by spaces. Example: tenant.ec-ors-svc.all")
     dnd_path: str = Field(
-        default="dndexception", title="DND path", description="Path segment of the DND exceptions. Example: dndexception"
+        default="dndexception",
+        title="DND path",
+        description="Path segment of the DND exceptions. Example: dndexception",
     )
 
     def connection(self) -> ClinicalOneConnection:

@@ -23,17 +23,23 @@ class OpenSpecimen(Block):
 
     _block_type_name: ClassVar[str] = "OpenSpecimen"
     _block_type_slug: ClassVar[str] = "open-specimen"
-    _description: ClassVar[str] = "Log-in to OpenSpecimen for updating registrations. The flows use the block named default."
+    _description: ClassVar[str] = (
+        "Log-in to OpenSpecimen for updating registrations. The flows use the block named default."
+    )
 
     url: str = Field(
         title="Address",
         description="Up to the application name. Example: https://openspecimen.example.org:8443/openspecimen",
     )
-    username: str = Field(title="Log-in name", description="Needs the right to update registrations. Example: onboarding")
+    username: str = Field(
+        title="Log-in name", description="Needs the right to update registrations. Example: onboarding"
+    )
     password: SecretStr = Field(title="Password")
     domain: str = Field(default="openspecimen", title="Log-in domain", description="Example: openspecimen")
     time_zone: str = Field(
-        default="UTC", title="Time zone of the server", description="Dates are days in this zone. Example: Europe/Berlin"
+        default="UTC",
+        title="Time zone of the server",
+        description="Dates are days in this zone. Example: Europe/Berlin",
     )
 
     def connection(self) -> OpenSpecimenConnection:

@@ -21,7 +21,7 @@ from onboarding.steps.case import conclude
 from onboarding.steps.planning import plan
 from onboarding.workbench import Workbench, check_mode
 from tasks import STEP_TASKS
-from tasks.step_task import working_on
+from tasks.step_task import as_state, working_on
 
 RequestField = Annotated[
     OnboardingRequest | None,
@@ -50,7 +50,10 @@ def run_name() -> str:
 
 @flow(name="onboard-subject", flow_run_name=run_name, persist_result=False, log_prints=False)
 async def onboard_subject(
-    request: RequestField = None, case_id: CaseField = None, dry_run: DryRunField = False, retry_refused: RetryField = False
+    request: RequestField = None,
+    case_id: CaseField = None,
+    dry_run: DryRunField = False,
+    retry_refused: RetryField = False,
 ) -> State[Any]:
     """Onboard one subject: registration, dispensation, device, DND exception, in this order.
 
@@ -79,7 +82,7 @@ async def _onboard(bench: Workbench, case_id: str, *, retry: bool) -> State[Any]
         await tag_run(case_id, session.request.subject.study_id)
         with working_on(session) as reports:
             for step_task in STEP_TASKS:
-                await step_task(case_id, return_state=True)
+                await as_state(step_task, case_id)
                 if not reports[-1].goes_on:
                     report = await conclude(session, reports)
                     return ended(report.ending, case_id, code=report.code)

@@ -44,7 +44,9 @@ def ended(ending: Ending, case_id: str | None, *, code: str | None = None, what:
 def not_worked(case_id: str, why: Held | Closed) -> State[Any]:
     """The state of a run that could not work its case."""
     if isinstance(why, Held):
-        return ended(Ending.HELD_BY_ANOTHER_RUN, case_id, what=f"another run works on it; its lease ends in {why.left_s:.0f} s.")
+        return ended(
+            Ending.HELD_BY_ANOTHER_RUN, case_id, what=f"another run works on it; its lease ends in {why.left_s:.0f} s."
+        )
     if why.status is CaseStatus.DONE:
         return ended(Ending.ONBOARDED, case_id, what="it was onboarded before; nothing was sent.")
     if why.status is CaseStatus.ATTENTION:

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -62,15 +63,13 @@ class LedgerKey:
     def decrypt(self, sealed: bytes, place: str) -> bytes:
         """Decrypt what ``encrypt`` wrote for this place, or raise ``LedgerError``."""
         nonce, text = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
-        try:
-            if sealed[:1] != _VERSION:
-                raise InvalidTag
-            return self._aead.decrypt(nonce, text, place.encode())
-        except (InvalidTag, ValueError):  # ValueError: too short to hold a nonce
-            raise LedgerError(
-                f"the ledger's column {place} cannot be decrypted: it was changed, or belongs to another key; "
-                "restore the ledger and its key from the same backup."
-            ) from None
+        with suppress(InvalidTag, ValueError):  # ValueError: too short to hold a nonce
+            if sealed[:1] == _VERSION:
+                return self._aead.decrypt(nonce, text, place.encode())
+        raise LedgerError(
+            f"the ledger's column {place} cannot be decrypted: it was changed, or belongs to another key; "
+            "restore the ledger and its key from the same backup."
+        )
 
     def digest(self, *parts: str) -> str:
         """A keyed digest of the parts, in hex: equal values are recognised, guessable ones cannot be tried out."""

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
-from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, BadSettings
+from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, BadInput, BadSettings
 from onboarding.intake import IntakeRequest
 from onboarding.ledger.leasing import Closed, Runner
 from onboarding.ledger.ledger import Ledger, open_ledger
@@ -106,8 +106,6 @@ class Workbench:
 
 def check_mode(request: OnboardingRequest, settings: Settings) -> None:
     """Refuse a study mode that this installation may not touch."""
-    from onboarding.errors import BadInput
-
     mode = str(request.subject.mode)
     if mode not in settings.modes:
         raise BadInput(

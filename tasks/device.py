@@ -1,4 +1,4 @@
-"""Register the mHealth device in Clinical One (never twice)."""
+"""Register the mHealth device in Clinical One (once)."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from onboarding.ledger.states import StepName
 from tasks.step_task import OPTIONS, run_step
 
 
-@task(name="device", task_run_name="device {case_id}", description="Register the mHealth device in Clinical One.", **OPTIONS)
+@task(name="device", task_run_name="device {case_id}", **OPTIONS)
 async def device(case_id: str) -> State[Any]:
     """Register the mHealth device in Clinical One."""
     return await run_step(case_id, StepName.DEVICE)

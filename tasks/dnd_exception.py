@@ -9,7 +9,7 @@ from onboarding.ledger.states import StepName
 from tasks.step_task import OPTIONS, run_step
 
 
-@task(name="dnd_exception", task_run_name="dnd_exception {case_id}", description="Make sure that the DND exception exists.", **OPTIONS)
+@task(name="dnd_exception", task_run_name="dnd_exception {case_id}", **OPTIONS)
 async def dnd_exception(case_id: str) -> State[Any]:
     """Make sure that the DND exception exists."""
     return await run_step(case_id, StepName.DND_EXCEPTION)

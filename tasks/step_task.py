@@ -3,10 +3,10 @@
 Results and caches of Prefect are not the record of what happened; the ledger is. A task that runs again asks the ledger.
 """
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -44,6 +44,12 @@ def working_on(session: CaseSession) -> Iterator[list[StepReport]]:
     finally:
         _SESSION.reset(marks[0])
         _REPORTS.reset(marks[1])
+
+
+async def as_state(step_task: Task[[str], Any], case_id: str) -> State[Any]:
+    """Run a step's task in this flow run; its ending is its state, and never an exception."""
+    state: State[Any] = await cast("Awaitable[State[Any]]", step_task(case_id, return_state=True))
+    return state
 
 
 async def is_short_wait(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:

@@ -46,14 +46,10 @@ async def ensure_dnd_exception(session: CaseSession) -> StepReport:
         view = await session.look(STEP)
         wait_s = session.backoff(view.waits + 6)  # a person must decide first
         return StepReport(STEP, Ending.RETRY_SCHEDULED, "EXCEPTION_UNKNOWN_IN_ANOTHER_CASE", wait_s)
-    subject = session.request.subject
-    client = session.systems.clinical_one
     try:
-        listed = await client.list_exceptions(subject.study_id, str(subject.mode), deadline=session.deadline())
-    except LoginRefused:
-        raise
+        listed = await _listed(session)
     except Refused as error:
-        if begun.open:
+        if begun.open and not isinstance(error, LoginRefused):
             return await _unknown(session, key, error.code)
         raise
     equal = sorted(entry.id for entry in listed if entry.content == wanted)
@@ -64,6 +60,12 @@ async def ensure_dnd_exception(session: CaseSession) -> StepReport:
     if begun.open:
         return await _settle(session, begun, listed)
     return await _create(session, begun, listed)
+
+
+async def _listed(session: CaseSession) -> list[DndException]:
+    subject = session.request.subject
+    client = session.systems.clinical_one
+    return await client.list_exceptions(subject.study_id, str(subject.mode), deadline=session.deadline())
 
 
 async def _known_id(session: CaseSession, claim: ClaimView, listed: list[DndException], equal: list[str]) -> StepReport:

@@ -40,6 +40,10 @@ async def send_effect(
     The deadline begins before the intent is committed, so that the request surely ends within the intent's quiet time.
 
     Args:
+        session: the leased case.
+        step: whose effect it is.
+        intent: what is committed before anything is sent.
+        call: sends, under the deadline it is given.
         probe: the send is to end a doubt that is open.
         refused: what a refusal means for this step; by default the step is refused, or unknown if it was in doubt.
     """

@@ -184,5 +184,5 @@ class CaseSession:
             except LeaseLost:
                 self.lease.lost = True
                 return
-            except Exception:  # the store may be back before the lease ends; the check before each send decides
+            except Exception:  # noqa: BLE001 - the store may be back before the lease ends; the check before each send decides
                 await asyncio.sleep(self.lease.seconds / 10)

@@ -1,0 +1,140 @@
+"""The two doors: a configured Prefect API that answers runs the flow; else the same step code runs here, unobserved."""
+
+import getpass
+import os
+import socket
+import tomllib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import httpx
+
+from onboarding.endings import Ending
+from onboarding.errors import BadSettings, LeaseLost
+from onboarding.intake import IntakeRequest
+from onboarding.ledger.leasing import Closed
+from onboarding.ledger.opening import Opened
+from onboarding.ledger.states import CaseStatus
+from onboarding.ledger.views import CaseView, Held
+from onboarding.settings import Connections, Settings, load_connections
+from onboarding.steps.case import work_case
+from onboarding.steps.planning import PlanLine, plan
+from onboarding.workbench import Workbench, open_workbench
+
+NOT_OBSERVED: Final = "not observed: no Prefect API"
+_API_ANSWERS_S: Final = 1.0
+
+
+@dataclass(frozen=True)
+class Worked:
+    """How the work on a case ended, and the case as the ledger has it afterwards."""
+
+    case: CaseView
+    ending: Ending
+    what: str | None = None
+
+
+Door = Callable[[Workbench, str, bool], Awaitable[Worked]]
+
+
+def prefect_api() -> str | None:
+    """The configured Prefect API, if it answers within a second. Prefect itself is not imported for that."""
+    url = os.environ.get("PREFECT_API_URL") or _profile_api()
+    if not url or urlsplit(url).scheme not in ("http", "https"):
+        return None
+    try:
+        answer = httpx.get(f"{url.rstrip('/')}/health", timeout=_API_ANSWERS_S, trust_env=False)
+    except httpx.HTTPError:
+        return None
+    return url if answer.status_code == httpx.codes.OK else None
+
+
+def _profile_api() -> str | None:
+    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+    try:
+        profiles = tomllib.loads((home / "profiles.toml").read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return None
+    active = os.environ.get("PREFECT_PROFILE") or profiles.get("active")
+    chosen = profiles.get("profiles", {}).get(active, {})
+    url = chosen.get("PREFECT_API_URL") if isinstance(chosen, dict) else None
+    return url if isinstance(url, str) else None
+
+
+async def connections(settings: Settings, api: str | None) -> Connections:
+    """Both connections: from the environment, and where there is a Prefect API also from its blocks."""
+    found = load_connections(settings)
+    if api is None or (found.openspecimen is not None and found.clinical_one is not None):
+        return found
+    from blocks import connections_for_flows
+
+    return await connections_for_flows(settings)
+
+
+def actor() -> str:
+    """Who works here, for the trail: the account and the machine."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = str(os.getuid())
+    return f"{name}@{socket.gethostname()}"
+
+
+def door_for(api: str | None) -> Door:
+    """The flow where there is a Prefect API, else the steps themselves."""
+    return _work_by_flow if api is not None else _work_here
+
+
+async def open_and_work(bench: Workbench, request: IntakeRequest, door: Door) -> tuple[Opened, Worked]:
+    """Find or make the request's case and work it. The same request never retries a refusal by itself."""
+    opened = await bench.open_case(request)
+    return opened, await door(bench, opened.case_id, False)
+
+
+async def show_plan(settings: Settings, found: Connections, request: IntakeRequest) -> list[PlanLine]:
+    """A dry run: reads only."""
+    async with open_workbench(settings, found, actor=actor()) as bench:
+        return await plan(request, bench.systems, bench.settings)
+
+
+async def _work_here(bench: Workbench, case_id: str, retry: bool) -> Worked:
+    try:
+        async with bench.session(case_id, retry=retry) as session:
+            if isinstance(session, Held | Closed):
+                return await _not_worked(bench, case_id, session)
+            report = await work_case(session)
+    except LeaseLost as error:
+        return Worked(await case_of(bench, case_id), Ending.LEASE_LOST, str(error))
+    return Worked(await case_of(bench, case_id), report.ending)
+
+
+async def _work_by_flow(bench: Workbench, case_id: str, retry: bool) -> Worked:
+    from flows.onboard_subject import onboard_subject
+
+    state = await onboard_subject(case_id=case_id, retry_refused=retry, return_state=True)
+    case = await case_of(bench, case_id)
+    if state.name not in set(Ending):
+        raise BadSettings([state.message or "the flow run failed; its log says why."])
+    return Worked(case, Ending(state.name), state.message)
+
+
+async def _not_worked(bench: Workbench, case_id: str, why: Held | Closed) -> Worked:
+    case = await case_of(bench, case_id)
+    if isinstance(why, Held):
+        said = f"another run works on it; its lease ends in {why.left_s:.0f} s."
+        return Worked(case, Ending.HELD_BY_ANOTHER_RUN, said)
+    if why.status is CaseStatus.DONE:
+        return Worked(case, Ending.ONBOARDED, "it was onboarded before; nothing was sent.")
+    if why.status is CaseStatus.ATTENTION:
+        return Worked(case, Ending.NEEDS_ATTENTION)
+    return Worked(case, Ending.REQUEST_REFUSED, f"it is {why.status} and cannot be worked.")
+
+
+async def case_of(bench: Workbench, case_id: str) -> CaseView:
+    """The case as the ledger has it now."""
+    case: CaseView | None = await bench.in_thread(bench.ledger.case, case_id)
+    assert case is not None, "cases are never deleted"
+    return case

@@ -1,0 +1,166 @@
+"""Processes on this machine that the demo starts: the sandbox and a Prefect server. Each is ended by its own id."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from onboarding.errors import OnboardingError
+
+LOOPBACK: Final = "127.0.0.1"
+HOSTILE_PREFIXES: Final = ("ONBOARDING_", "PREFECT_", "DOCKET_", "PG")
+HOSTILE_NAMES: Final = frozenset(
+    {"ALL_PROXY", "FTP_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "NETRC", "SSLKEYLOGFILE", "DATABASE_URL"}
+)
+QUIET_PREFECT: Final[Mapping[str, str]] = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_UI_API_URL": "/api",
+}
+_SERVER_STARTS_S: Final = 240.0
+_SANDBOX_STARTS_S: Final = 60.0
+_ENDS_S: Final = 20.0
+
+
+class DidNotStart(OnboardingError):
+    """A process of ours did not start; says which and where its log is."""
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """The running stand-ins: their addresses and the settings that point at them."""
+
+    control_url: str
+    settings: Mapping[str, str]
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's variables without any that could lead to a real system, a real server or a real ledger."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith(HOSTILE_PREFIXES) and name.upper() not in HOSTILE_NAMES
+    }
+
+
+def free_port() -> int:
+    """A port that is free right now on the loopback address."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def started(
+    command: list[str], *, environment: Mapping[str, str], log: Path, folder: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process in a session of its own; at the end ask it to stop, and kill it if it does not."""
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            command, env=dict(environment), cwd=folder, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Stop a process that we started, and what it started in its own session."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return
+        try:
+            process.wait(_ENDS_S)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+@contextmanager
+def running_sandbox(folder: Path, environment: Mapping[str, str]) -> Iterator[Sandbox]:
+    """Run the stand-ins with an effect log in ``folder``."""
+    out = folder / "sandbox.json"
+    command = [sys.executable, "-m", "vendor_sandbox", "--effect-log", str(folder / "effects.jsonl")]
+    with started(command, environment=environment, log=out, folder=folder) as process:
+        deadline = time.monotonic() + _SANDBOX_STARTS_S
+        while not (lines := [line for line in out.read_text("utf-8").splitlines(keepends=True) if line[0] == "{"]):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise DidNotStart(f"the vendor sandbox did not start; {out} says why.")
+            time.sleep(0.05)
+        addresses = json.loads(lines[0])
+        yield Sandbox(addresses["control_url"], sandbox_settings(addresses))
+
+
+def sandbox_settings(addresses: Mapping[str, str]) -> dict[str, str]:
+    """The settings that connect to the stand-ins, with the log-ins they know."""
+    from vendor_sandbox import seed
+
+    return {
+        "ONBOARDING_OPENSPECIMEN_URL": addresses["openspecimen_url"],
+        "ONBOARDING_OPENSPECIMEN_USERNAME": seed.USERNAME,
+        "ONBOARDING_OPENSPECIMEN_PASSWORD": seed.PASSWORD,
+        "ONBOARDING_CLINICAL_ONE_URL": addresses["clinical_one_url"],
+        "ONBOARDING_CLINICAL_ONE_TOKEN_URL": addresses["token_url"],
+        "ONBOARDING_CLINICAL_ONE_CLIENT_ID": seed.CLIENT_ID,
+        "ONBOARDING_CLINICAL_ONE_CLIENT_SECRET": seed.CLIENT_SECRET,
+        "ONBOARDING_CLINICAL_ONE_SCOPE": seed.SCOPE,
+        "ONBOARDING_LOOPBACK_ONLY": "true",
+    }
+
+
+@contextmanager
+def starting_prefect(folder: Path, environment: Mapping[str, str]) -> Iterator["PrefectServer"]:
+    """Begin to run a Prefect server on a free port; ``wait`` until it answers."""
+    port = free_port()
+    api_url = f"http://{LOOPBACK}:{port}/api"
+    own = {**environment, **QUIET_PREFECT, "PREFECT_HOME": str(folder / "prefect"), "PREFECT_API_URL": api_url}
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    command += ["--host", LOOPBACK, "--port", str(port), "--log-level", "warning", "--no-access-log"]
+    log = folder / "prefect-server.log"
+    with ExitStack() as stack:
+        process = stack.enter_context(started(command, environment=own, log=log, folder=folder))
+        yield PrefectServer(api_url, own, process, log)
+
+
+@dataclass(frozen=True)
+class PrefectServer:
+    """A Prefect server of ours and the variables with which a process speaks to it."""
+
+    api_url: str
+    environment: Mapping[str, str]
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def answers(self) -> bool:
+        """Whether the server answers now; raises ``DidNotStart`` if it has ended."""
+        if self.process.poll() is not None:
+            raise DidNotStart(f"the Prefect server did not start; {self.log} says why.")
+        try:
+            return httpx.get(f"{self.api_url}/health", timeout=2, trust_env=False).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    def wait(self) -> None:
+        """Wait until the server answers."""
+        deadline = time.monotonic() + _SERVER_STARTS_S
+        while not self.answers():
+            if time.monotonic() > deadline:
+                raise DidNotStart(
+                    f"the Prefect server did not answer in {_SERVER_STARTS_S:.0f} s; {self.log} says more."
+                )
+            time.sleep(0.2)

@@ -1,0 +1,106 @@
+"""`onboard status` and `onboard show`: what happened, and what to do next. Neither needs Prefect nor the vendors."""
+
+from collections import Counter
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cli import present
+from onboarding.advice import advice
+from onboarding.errors import LedgerError
+from onboarding.ledger.ledger import Ledger, open_ledger
+from onboarding.ledger.states import CaseStatus
+from onboarding.ledger.views import CaseView
+from onboarding.settings import load_settings
+
+
+def status(
+    *,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    limit: int = 50,
+    only: Annotated[list[CaseStatus] | None, Parameter(negative="")] = None,
+) -> int:
+    """Show the cases of the ledger, the newest first.
+
+    Args:
+        json: print JSON lines instead of a table.
+        limit: show so many cases at most; 0 shows all.
+        only: show cases with this status only; may be given several times.
+    """
+    ledger = open_ledger(load_settings(), create=False)
+    try:
+        cases = ledger.cases(statuses=only or (), limit=limit or None)
+        if json:
+            for case in cases:
+                present.print_json(present.case_json(case))
+            return 0
+        _print_cases(ledger, cases, limit)
+    finally:
+        ledger.close()
+    return 0
+
+
+def show(
+    case: str,
+    /,
+    *,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    vendor_text: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Show one case: its steps, what to do, and everything that happened to it.
+
+    Args:
+        case: the case's id, as `onboard status` prints it.
+        json: print one JSON line instead.
+        vendor_text: show the vendors' own words too; they can hold personal data.
+    """
+    ledger = open_ledger(load_settings(), create=False)
+    try:
+        found = ledger.case(case.upper())
+        if found is None:
+            raise LedgerError(
+                f"there is no case {case} in the ledger {ledger.store.place}: 'onboard status' lists them."
+            )
+        events, problems = ledger.events(found.id), ledger.trail_problems(found.id)
+        texts = ledger.vendor_texts(found.id) if vendor_text else {}
+    finally:
+        ledger.close()
+    if json:
+        trail = {"events": [present.event_json(event) for event in events], "trail_problems": problems}
+        said = {"vendor_text": texts} if vendor_text else {}
+        present.print_json({**present.case_json(found), **trail, **said})
+        return 0
+    out = present.console()
+    out.print(f"Case {found.id}: ", present.styled(found.status.value), present.why_and_when(found))
+    out.print(
+        f"  study {found.study_id}, mode {found.mode}, subject {found.subject_id}, device {found.inventory_id or 'none'}"
+    )
+    for line in present.step_lines(found):
+        out.print(line)
+    for step, words in texts.items():
+        out.print(f"  the vendor's words on {step}: {words}")
+    if found.status is CaseStatus.ATTENTION:
+        out.print(f"When that is mended: onboard resume {found.id}")
+    out.print("Trail" + (" (NOT WHOLE: " + "; ".join(problems) + ")" if problems else " (whole)"))
+    for event in events:
+        where = f" {event.step}" if event.step else ""
+        facts = ", ".join(f"{key}={value}" for key, value in event.detail.items() if value is not None)
+        why = f" - {event.reason}" if event.reason else ""
+        out.print(
+            f"  {event.sequence:>3} {present.moment(event.at)} {event.kind}{where} {event.code or ''} {facts}{why}".rstrip()
+        )
+    return 0
+
+
+def _print_cases(ledger: Ledger, cases: list[CaseView], limit: int) -> None:
+    out = present.console()
+    if not cases:
+        out.print(f"No cases in the ledger {ledger.store.place}. Start one: onboard subject FILE.json")
+        return
+    out.print(present.cases_table(cases))
+    counts = Counter(case.status.value for case in cases)
+    more = f" (the newest {limit}; --limit 0 shows all)" if limit and len(cases) == limit else ""
+    out.print(", ".join(f"{number} {name}" for name, number in counts.most_common()) + more)
+    for case in cases:
+        if case.status is CaseStatus.ATTENTION:
+            out.print(f"{case.id}: {advice(case.reason)}")

@@ -1,0 +1,153 @@
+"""`onboard subject` and `onboard resume`: onboard one subject, or go on with a case."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from cli import doors, present
+from onboarding.endings import ENDINGS, Ending
+from onboarding.errors import BadInput, LedgerError
+from onboarding.intake import IntakeRequest, parse_request
+from onboarding.settings import Settings, load_settings
+from onboarding.steps.planning import Action, PlanLine
+from onboarding.workbench import check_mode, open_workbench
+
+_LARGEST_FILE = 1024 * 1024
+Flag = Annotated[bool, Parameter(negative="")]
+
+
+def subject(file: str, /, *, dry_run: Flag = False, json: Flag = False) -> int:
+    """Onboard one subject from a JSON file.
+
+    Args:
+        file: the request, or - for standard input.
+        dry_run: read only, and show what would be done; nothing is sent or stored.
+        json: print JSON lines.
+    """
+    request = parse_request(_read(file))
+    settings = load_settings()
+    check_mode(request, settings)
+    for warning in request.warnings():
+        print(f"onboard: note: {warning}", file=sys.stderr)
+    work = _plan(settings, request, json) if dry_run else _onboard(settings, request, json)
+    return asyncio.run(work)
+
+
+def resume(*cases: str, json: Flag = False) -> int:
+    """Go on with cases where they stopped; refused steps are tried again, unknown outcomes are not touched.
+
+    Args:
+        cases: ids of cases, as `onboard status` prints them.
+        json: print JSON lines.
+    """
+    if not cases:
+        raise BadInput(["give at least one case; 'onboard status' lists them."])
+    return asyncio.run(_resume(load_settings(), [case.upper() for case in cases], json))
+
+
+async def _onboard(settings: Settings, request: IntakeRequest, json: bool) -> int:
+    api = doors.prefect_api()
+    found = await doors.connections(settings, api)
+    async with open_workbench(settings, found, actor=doors.actor()) as bench:
+        opened, worked = await doors.open_and_work(bench, request, doors.door_for(api))
+    notes = [] if opened.created else ["the case stood already"]
+    if opened.replaced:
+        notes.append(f"its {', '.join(opened.replaced)} was replaced by the changed request")
+    return _say(worked, observed=api is not None, json=json, notes=notes)
+
+
+async def _resume(settings: Settings, cases: list[str], json: bool) -> int:
+    api = doors.prefect_api()
+    found = await doors.connections(settings, api)
+    statuses = []
+    async with open_workbench(settings, found, actor=doors.actor()) as bench:
+        for case_id in cases:
+            if await bench.in_thread(bench.ledger.case, case_id) is None:
+                raise LedgerError(f"there is no case {case_id} in this ledger: 'onboard status' lists them.")
+        for case_id in cases:
+            worked = await doors.door_for(api)(bench, case_id, True)
+            statuses.append(_say(worked, observed=api is not None, json=json, notes=[]))
+    return max(statuses)
+
+
+async def _plan(settings: Settings, request: IntakeRequest, json: bool) -> int:
+    api = doors.prefect_api()
+    found = await doors.connections(settings, api)
+    coded = request.without_personal_data()
+    if api is not None and coded.vendor_json() == request.vendor_json():  # else its details would enter Prefect
+        from flows.onboard_subject import onboard_subject
+
+        await onboard_subject(request=coded, dry_run=True, return_state=True)
+    lines = await doors.show_plan(settings, found, request)
+    if json:
+        for line in lines:
+            present.print_json(_plan_json(line))
+    else:
+        present.console().print(_plan_table(lines))
+        present.console().print("Dry run: nothing was sent, and nothing was stored.")
+    refused = any(line.action in (Action.REFUSE, Action.UNREADABLE) for line in lines)
+    waits = any(line.action is Action.WAIT for line in lines)
+    return 4 if refused else 3 if waits else 0
+
+
+def _say(worked: doors.Worked, *, observed: bool, json: bool, notes: list[str]) -> int:
+    facts = ENDINGS[worked.ending]
+    if json:
+        ending = {"ending": worked.ending.value, "observed": observed, "what": worked.what}
+        present.print_json({**ending, **present.case_json(worked.case)})
+        return facts.exit_status
+    out = present.console()
+    seen = "" if observed else f" ({doors.NOT_OBSERVED})"
+    out.print(f"Case {worked.case.id}: {worked.ending} - {facts.meaning}{seen}")
+    for note in notes:
+        out.print(f"  note: {note}")
+    for line in present.step_lines(worked.case):
+        out.print(line)
+    if worked.ending in (Ending.HELD_BY_ANOTHER_RUN, Ending.LEASE_LOST) and worked.what:
+        out.print(f"  {worked.what}")
+    elif worked.ending is Ending.NEEDS_ATTENTION:
+        out.print(f"  when that is mended: onboard resume {worked.case.id}")
+    elif why := present.why_and_when(worked.case):
+        out.print(f"  {why}; sooner with: onboard resume {worked.case.id}")
+    return facts.exit_status
+
+
+def _read(file: str) -> bytes:
+    if file == "-":
+        return sys.stdin.buffer.read(_LARGEST_FILE + 1)
+    try:
+        with Path(file).open("rb") as source:
+            return source.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise BadInput([f"{file}: cannot be read ({error.strerror or type(error).__name__})."]) from None
+
+
+def _plan_json(line: PlanLine) -> dict[str, Any]:
+    changes = [{"field": change.field, "stands": change.stands, "asked": change.asked} for change in line.changes]
+    return {
+        "step": line.step.value,
+        "action": line.action.value,
+        "code": line.code,
+        "note": line.note,
+        "changes": changes,
+    }
+
+
+def _plan_table(lines: list[PlanLine]) -> Table:
+    table = Table(header_style="bold")
+    for heading in ("step", "what would happen", "difference to what stands", "note"):
+        table.add_column(heading, overflow="fold")
+    for line in lines:
+        differences = "\n".join(
+            f"{change.field}: {change.stands} -> {change.asked}"
+            if change.asked is not None
+            else f"{change.field}: differs (personal data, not shown)"
+            for change in line.changes
+        )
+        note = f"{line.code}: {line.note}" if line.code else line.note
+        table.add_row(line.step.value, line.action.value, differences, note)
+    return table
