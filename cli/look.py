@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from cli import present
 from onboarding.advice import advice
-from onboarding.errors import LedgerError
+from onboarding.errors import BadInput
 from onboarding.ledger.ledger import Ledger, open_ledger
 from onboarding.ledger.states import CaseStatus
 from onboarding.ledger.views import CaseView
@@ -58,8 +58,8 @@ def show(
     try:
         found = ledger.case(case.upper())
         if found is None:
-            raise LedgerError(
-                f"there is no case {case} in the ledger {ledger.store.place}: 'onboard status' lists them."
+            raise BadInput(
+                [f"there is no case {case} in the ledger {ledger.store.place}; 'onboard status' lists them."]
             )
         events, problems = ledger.events(found.id), ledger.trail_problems(found.id)
         texts = ledger.vendor_texts(found.id) if vendor_text else {}

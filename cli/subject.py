@@ -10,7 +10,7 @@ from rich.table import Table
 
 from cli import doors, present
 from onboarding.endings import ENDINGS, Ending
-from onboarding.errors import BadInput, LedgerError
+from onboarding.errors import BadInput
 from onboarding.intake import IntakeRequest, parse_request
 from onboarding.settings import Settings, load_settings
 from onboarding.steps.planning import Action, PlanLine
@@ -67,7 +67,7 @@ async def _resume(settings: Settings, cases: list[str], json: bool) -> int:
     async with open_workbench(settings, found, actor=doors.actor()) as bench:
         for case_id in cases:
             if await bench.in_thread(bench.ledger.case, case_id) is None:
-                raise LedgerError(f"there is no case {case_id} in this ledger: 'onboard status' lists them.")
+                raise BadInput([f"there is no case {case_id} in this ledger; 'onboard status' lists them."])
         for case_id in cases:
             worked = await doors.door_for(api)(bench, case_id, True)
             statuses.append(_say(worked, observed=api is not None, json=json, notes=[]))
@@ -88,7 +88,7 @@ async def _plan(settings: Settings, request: IntakeRequest, json: bool) -> int:
             present.print_json(_plan_json(line))
     else:
         present.console().print(_plan_table(lines))
-        present.console().print("Dry run: nothing was sent, and nothing was stored.")
+        present.console().print("Dry run: nothing was sent, and no case was opened.")
     refused = any(line.action in (Action.REFUSE, Action.UNREADABLE) for line in lines)
     waits = any(line.action is Action.WAIT for line in lines)
     return 4 if refused else 3 if waits else 0

@@ -62,7 +62,7 @@ class PlanContext:
         return Deadline(self.settings.request_timeout_seconds)
 
 
-NOT_OBSERVABLE: Final = "not observable: the vendor has no way to ask whether a device is registered, so this looks at the dispensation alone"
+NOT_OBSERVABLE: Final = "not observable: nobody can ask the vendor whether a device is registered, so only its dispensation counts"
 
 
 async def plan(request: IntakeRequest, systems: Systems, settings: Settings) -> list[PlanLine]:
