@@ -71,7 +71,6 @@ class Settings(BaseModel):
         min_length=1,
         description="Study modes this installation may touch; `active` must be named.",
     )
-    concurrency: int = Field(default=16, ge=1, le=256, description="Cases worked at the same time by one process.")
     lease_seconds: float = Field(
         default=90, ge=0.1, le=3600, description="How long a runner owns a case before it must renew."
     )
@@ -110,7 +109,6 @@ class Settings(BaseModel):
     ca_file: Path | None = Field(
         default=None, description="Certificates trusted besides the system's own, in PEM form."
     )
-    inbox: Path | None = Field(default=None, description="Folder from which batches are taken.")
 
     @property
     def quiet_seconds(self) -> float:
