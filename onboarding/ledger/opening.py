@@ -155,8 +155,8 @@ def _insert(
     }
     entry = trail.Entry(now, actor, "case_opened", detail={"sections": sorted(digests)})
     # The index lets one live case in per business key; whoever comes second finds the first one's row.
-    made = connection.execute(upsert.values(**values, trail_seal="").on_conflict_do_nothing())
-    if made.rowcount == 0:
+    made = upsert.values(**values, trail_seal="").on_conflict_do_nothing().returning(CASES.c.id)
+    if connection.execute(made).scalar_one_or_none() is None:  # psycopg does not count rows of an insert
         return None
     seal = trail.append(connection, key, case_id, 1, "", entry)
     connection.execute(update(CASES).where(CASES.c.id == case_id).values(trail_seal=seal))
