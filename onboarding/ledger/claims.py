@@ -168,6 +168,10 @@ class ExceptionClaim:
         """A probe proved, after the quiet time, that nothing was applied."""
         self._set(**NO_INTENT, absences=self._row["absences"] + 1)
 
+    def count_absences_anew(self) -> None:
+        """The sends are used up, and a person is asked: after that they are counted from the start."""
+        self._set(absences=0)
+
     def adopt(self, exception_id: str, duplicates: Sequence[str]) -> None:
         """The exception exists under this id (and, wrongly, once more under each of ``duplicates``)."""
         self._set(

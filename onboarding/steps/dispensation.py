@@ -35,8 +35,12 @@ async def ensure_dispensation(session: CaseSession) -> StepReport:
 
 
 async def fresh_guard(session: CaseSession) -> Guard:
-    """A guard that is at most a minute old: a dispensation can be rolled back."""
-    if session.guard is None or boot_seconds() - session.guard.read_at >= GUARD_LASTS_S:
+    """A guard that is at most a minute old when the request goes out, which may take up to its deadline.
+
+    A dispensation can be rolled back, so one that was seen is not trusted for longer.
+    """
+    usable_s = GUARD_LASTS_S - session.settings.request_timeout_seconds
+    if session.guard is None or boot_seconds() - session.guard.read_at >= usable_s:
         session.guard = await read_guard(session)
     return session.guard
 

@@ -226,6 +226,8 @@ async def _unknown(session: CaseSession, key: str, code: str) -> StepReport:
 def _refuse(write: CaseWrite, key: str, code: str, error: Refused | None = None) -> None:
     held = ExceptionClaim.held(write, key)
     held.clear()
+    if code == SENDS_USED_UP:
+        held.count_absences_anew()  # a person looks now; what they mend gets as many sends again
     held.give_back()
     write.step(STEP).refuse(code, **(said(error) if error else {}))
 
