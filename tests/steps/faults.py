@@ -69,14 +69,11 @@ def broken_answers(call: str, *, effect: bool) -> Iterator[Fault]:
         ("truncated", "truncate", "TRUNCATED", {}),
         ("oversized", "oversize", "OVERSIZED", {"mebibytes": size}),
         ("not_json", "wrong_body", "UNREADABLE_ANSWER", {"variant": "invalid_json"}),
-        ("plain_text", "wrong_body", "UNREADABLE_ANSWER", {"variant": "content_type"}),
         ("array", "wrong_body", "UNREADABLE_ANSWER", {"variant": "array"}),
         ("error_with_200", "wrong_body", "UNREADABLE_ANSWER", {"variant": "error_shape"}),
         ("page_200", "proxy_page", "UNREADABLE_ANSWER", {"status": 200}),
         ("page_403", "proxy_page", "UNEXPECTED_ANSWER", {"status": 403}),
         ("page_404", "proxy_page", "UNEXPECTED_ANSWER", {"status": 404}),
-        ("page_502", "proxy_page", "SERVER_ERROR", {"status": 502}),
-        ("page_503", "proxy_page", "SERVICE_UNAVAILABLE", {"status": 503}),
         ("redirect_302", "redirect", "REDIRECTED", {"status": 302}),
     ]
     for name, kind, code, rule in rows:
@@ -129,12 +126,26 @@ def cells_of_tokens() -> Iterator[Cell]:
         yield Cell(call, Fault("two_pages_401", "proxy_page", "NOT_AUTHORISED", page), "refused", sent=2)
 
 
-def refusal(name: str, code: str, **rule: Any) -> Fault:
+def refusal(name: str, expected: str, /, **rule: Any) -> Fault:
     """A refusal in the vendor's shape, until it is taken away."""
-    return Fault(name, "refuse", code, {"nth": "every", **BEFORE, **rule})
+    return Fault(name, "refuse", expected, {"nth": "every", **BEFORE, **rule})
 
 
 def switched(fault: Fault, **switches: Any) -> Fault:
     """The same fault under other switches."""
     words = "_".join(map(str, switches.values()))
     return Fault(f"{fault.name}_{words}", fault.kind, fault.code, fault.rule, switches)
+
+
+_LEAD_IN: Final = ("register_device", Fault("cut", "cut", None, AFTER))
+
+
+def cells_of_probes() -> Iterator[Cell]:
+    """Every fault at the access-code call, which is the probe of a device-to-cloud device in doubt."""
+    for fault in throttled("access_code"):
+        yield Cell("access_code", fault, "unavailable", lead_in=_LEAD_IN)
+    for fault in broken_answers("access_code", effect=True):
+        yield Cell("access_code", fault, "in_doubt", lead_in=_LEAD_IN)
+    for fault, meaning in (*failing_server("access_code", effect=True), *empty_or_shapeless("access_code")):
+        yield Cell("access_code", fault, meaning, lead_in=_LEAD_IN)
+    yield Cell("access_code", Fault("expired_token", "expire_token", None), "recovered", sent=2, lead_in=_LEAD_IN)
