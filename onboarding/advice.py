@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from onboarding.vendors.explanations import explain
+from onboarding.explanations import explain
 
 _OURS: Final[Mapping[str, str]] = {
     "IDENTITY_CONFLICT": "Another subject's case holds this registration or device; find out who is right, correct the "

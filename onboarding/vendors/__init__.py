@@ -3,6 +3,7 @@
 Use one ``VendorHttp`` for both clients, in one event loop. The errors they raise are those of ``onboarding.errors``.
 """
 
+from onboarding.explanations import explain
 from onboarding.vendors import phrases
 from onboarding.vendors.answers import Kind, classify
 from onboarding.vendors.calls import Check
@@ -14,7 +15,6 @@ from onboarding.vendors.dispensation import (
     Dispensation,
     HistoryRow,
 )
-from onboarding.vendors.explanations import explain
 from onboarding.vendors.gate import InMemoryGate, VendorGate
 from onboarding.vendors.openspecimen import OpenSpecimenClient
 from onboarding.vendors.transport import VendorHttp

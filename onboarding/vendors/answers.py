@@ -14,8 +14,8 @@ from typing import Final
 
 from onboarding.clocks import utc_now
 from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, AnswerError, InDoubt, NotYet, Refused, Unavailable
+from onboarding.explanations import explain
 from onboarding.vendors import phrases
-from onboarding.vendors.explanations import explain
 from onboarding.vendors.retry_after import DEFAULT_CEILING_S, retry_after
 from onboarding.vendors.wire import Answer, NoAnswer
 

@@ -7,8 +7,8 @@ from typing import Final
 from urllib.parse import quote
 
 from onboarding.errors import AnswerError, LoginRefused, Unavailable
+from onboarding.explanations import explain
 from onboarding.vendors.answers import Kind, classify
-from onboarding.vendors.explanations import explain
 from onboarding.vendors.gate import VendorGate
 from onboarding.vendors.retry_after import DEFAULT_CEILING_S
 from onboarding.vendors.tokens import Token, TokenKeeper

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlencode
 
 from onboarding.errors import CLINICAL_ONE, Refused
+from onboarding.explanations import explain
 from onboarding.identifiers import normalise_id
 from onboarding.request import normalised_dnd_exception
 from onboarding.settings import ClinicalOneConnection
@@ -25,7 +26,6 @@ from onboarding.vendors.dispensation import (
     read_dispensation,
     read_history,
 )
-from onboarding.vendors.explanations import explain
 from onboarding.vendors.gate import VendorGate
 from onboarding.vendors.retry_after import DEFAULT_CEILING_S
 from onboarding.vendors.tokens import LOGIN_TIMEOUT_S, Token, TokenKeeper

@@ -8,7 +8,7 @@ from typing import Final
 
 from onboarding.clocks import boot_seconds
 from onboarding.errors import AnswerError, Unavailable
-from onboarding.vendors.explanations import explain
+from onboarding.explanations import explain
 from onboarding.vendors.wire import Deadline
 
 LOGIN_TIMEOUT_S: Final = 30.0

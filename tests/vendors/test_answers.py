@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, AnswerError, InDoubt, NotYet, Refused, Unavailable
+from onboarding.explanations import explain
 from onboarding.vendors import Answer, Kind, NoAnswer, classify, phrases
 from onboarding.vendors.answers import Unreadable, read_json, unwrapped, vendor_error
-from onboarding.vendors.explanations import explain
 
 OPENSPECIMEN_SHAPE = [{"code": "CPR_DUP_PPID", "message": "A participant with same PPID Miller exists."}]
 CLINICAL_ONE_SHAPE = {
