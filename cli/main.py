@@ -19,6 +19,7 @@ app: Final = App(
     "(Oracle Clinical One). A crash at any instant neither loses nor repeats an effect.",
     help_epilogue="Exit status: 0 all onboarded, 3 something waits, 4 something needs attention, 2 bad input, 1 fault.",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # main() says how to go on
 )
 for name, place in {
     "demo": "cli.demo:demo",

@@ -1,6 +1,5 @@
 """`onboard subject` and `onboard resume`: onboard one subject, or go on with a case."""
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +8,7 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from cli import doors, present
+from cli.running import run
 from onboarding.endings import ENDINGS, Ending
 from onboarding.errors import BadInput
 from onboarding.intake import IntakeRequest, parse_request
@@ -34,7 +34,7 @@ def subject(file: str, /, *, dry_run: Flag = False, json: Flag = False) -> int:
     for warning in request.warnings():
         print(f"onboard: note: {warning}", file=sys.stderr)
     work = _plan(settings, request, json) if dry_run else _onboard(settings, request, json)
-    return asyncio.run(work)
+    return run(work)
 
 
 def resume(*cases: str, json: Flag = False) -> int:
@@ -46,7 +46,7 @@ def resume(*cases: str, json: Flag = False) -> int:
     """
     if not cases:
         raise BadInput(["give at least one case; 'onboard status' lists them."])
-    return asyncio.run(_resume(load_settings(), [case.upper() for case in cases], json))
+    return run(_resume(load_settings(), [case.upper() for case in cases], json))
 
 
 async def _onboard(settings: Settings, request: IntakeRequest, json: bool) -> int:

@@ -35,6 +35,7 @@ _OURS: Final[Mapping[str, str]] = {
     "HELD_BY_ANOTHER_CASE": "Another case works on the same thing; this one goes on after it.",
     "IN_DOUBT": "Whether it was applied is not known yet; it is looked at again after the quiet time.",
     "RUNNER_STOPPED": "A runner stopped between committing its intent and recording the answer; the outcome is looked up.",
+    "INTERRUPTED": "The run was stopped; the case goes on where it stopped.",
     "NO_PROGRESS": "The case was tried many times without getting on; look at its history, mend the cause, then resume.",
     "SETTINGS_CHANGED": "The case was opened for other systems than the ones set now; set those again, or cancel the case.",
     "LATE_ANSWER_CONTRADICTS": "An answer that came late says otherwise than the ledger; look at the other system, then "

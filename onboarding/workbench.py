@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
-from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, BadInput, BadSettings
+from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, BadInput, BadSettings, LeaseLost
 from onboarding.intake import IntakeRequest
 from onboarding.ledger.leasing import Closed, Runner
 from onboarding.ledger.ledger import Ledger, open_ledger
@@ -101,7 +101,13 @@ class Workbench:
         request: IntakeRequest = await self.in_thread(self.ledger.request, case_id)
         session = CaseSession(self.ledger, taken, request, self.systems, self.settings, self.in_thread)
         async with session.renewing():
-            yield session
+            try:
+                yield session
+            except LeaseLost:
+                raise
+            except BaseException:
+                await session.abandon()
+                raise
 
 
 def check_mode(request: OnboardingRequest, settings: Settings) -> None:

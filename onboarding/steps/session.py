@@ -1,6 +1,7 @@
 """One runner's work on one case: its lease (renewed while it works), its clients, and the only way to write to the case."""
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -10,7 +11,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from onboarding.clocks import boot_seconds
 from onboarding.endings import Ending
-from onboarding.errors import LeaseLost
+from onboarding.errors import LeaseLost, OnboardingError
 from onboarding.intake import IntakeRequest
 from onboarding.ledger.claims import ClaimKey, ClaimKind, claim_key
 from onboarding.ledger.ledger import Ledger
@@ -26,6 +27,7 @@ from onboarding.vendors.wire import Deadline
 T = TypeVar("T")
 InThread = Callable[..., Awaitable[Any]]
 _FIRST_WAIT_S: Final = 1.0
+_log: Final = logging.getLogger("onboarding.steps")
 _LONGEST_WAIT_S: Final = 600.0
 
 
@@ -130,6 +132,18 @@ class CaseSession:
     async def finish(self) -> None:
         """Every step is done: so is the case."""
         await self.commit(lambda write: write.finish())
+
+    async def abandon(self) -> None:
+        """The work was interrupted (a signal, a fault): give the lease back, so that nobody has to wait for its end.
+
+        An intent that is open stays open, and its quiet time goes on; whoever is next settles it.
+        """
+        if self.lease.lost:
+            return
+        try:
+            await self.commit(lambda write: write.park(0.0, "INTERRUPTED"))
+        except (OnboardingError, AssertionError) as error:  # it ends by itself; a case that has left needs nothing
+            _log.info("lease_not_given_back case=%s error=%s", self.case_id, type(error).__name__)
 
     def backoff(self, waits: int) -> float:
         """Seconds to wait after so many waits in a row: doubling from one second, at most ten minutes, a little uneven."""
