@@ -80,7 +80,7 @@ def take_claims(write: "CaseWrite", keys: Iterable[ClaimKey]) -> Held | None:
             "bound_to": claim.bound_to,
             "holder_case": write.lease.case_id,
             "holder_fence": write.lease.fence,
-            "state": "done" if row["state"] == "done" else "held",
+            "state": "held" if row["state"] == "free" else row["state"],  # done and unknown bind on, whoever holds it
         }
         _save(write, row, values)
     return None

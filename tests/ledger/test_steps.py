@@ -8,7 +8,17 @@ import pytest
 
 from onboarding.ledger.states import STEP_TRANSITIONS, ForbiddenTransition, StepEvent, StepStatus
 from onboarding.ledger.writes import StepWrite
-from tests.ledger.bench import DEVICE, DISPENSATION, INTENT, QUIET_S, REGISTRATION, Bench, applied, other_subject, without_device
+from tests.ledger.bench import (
+    DEVICE,
+    DISPENSATION,
+    INTENT,
+    QUIET_S,
+    REGISTRATION,
+    Bench,
+    applied,
+    other_subject,
+    without_device,
+)
 
 S = StepStatus
 

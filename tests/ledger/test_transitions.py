@@ -122,9 +122,7 @@ def test_no_effect_follows_from_a_final_status_by_itself() -> None:
 def test_the_database_knows_the_same_words(bench: Bench, table: str, constraint: str, words: Any) -> None:
     engine = create_engine(bench.ledger.store.url)
     (found,) = [
-        c["sqltext"]
-        for c in inspect(engine).get_check_constraints(f"onboarding_{table}")
-        if c["name"] == constraint
+        c["sqltext"] for c in inspect(engine).get_check_constraints(f"onboarding_{table}") if c["name"] == constraint
     ]
     engine.dispose()
     assert set(re.findall(r"'(\w+)'", found)) == {str(word) for word in words}
