@@ -6,7 +6,7 @@ vendor documentation ("Create DND Exception" and its list).
 """
 
 from onboarding.endings import Ending
-from onboarding.errors import CLINICAL_ONE, InDoubt, LoginRefused, Refused, Unavailable
+from onboarding.errors import CLINICAL_ONE, InDoubt, LoginRefused, NotYet, Refused, Unavailable
 from onboarding.fields import compact_json
 from onboarding.ledger.claims import ExceptionClaim
 from onboarding.ledger.states import StepName, StepStatus
@@ -48,7 +48,7 @@ async def ensure_dnd_exception(session: CaseSession) -> StepReport:
         return StepReport(STEP, Ending.RETRY_SCHEDULED, "EXCEPTION_UNKNOWN_IN_ANOTHER_CASE", wait_s)
     try:
         listed = await _listed(session)
-    except Refused as error:
+    except (Refused, NotYet) as error:
         if begun.open and not isinstance(error, LoginRefused):
             return await _unknown(session, key, error.code)
         raise
@@ -177,8 +177,8 @@ async def _create(session: CaseSession, claim: ClaimView, listed: list[DndExcept
             STEP, attempt=attempt, says="not_applied", code=error.code, change=not_applied
         )
         return wait_report(session, STEP, failed, waits)
-    except Refused as error:
-        refusal = error
+    except (Refused, NotYet) as error:  # nothing here waits for a dispensation
+        refusal: Refused | NotYet = error
         await session.commit_answer(
             STEP,
             attempt=attempt,
@@ -223,7 +223,7 @@ async def _unknown(session: CaseSession, key: str, code: str) -> StepReport:
     return StepReport(STEP, Ending.NEEDS_ATTENTION, code, system=CLINICAL_ONE)
 
 
-def _refuse(write: CaseWrite, key: str, code: str, error: Refused | None = None) -> None:
+def _refuse(write: CaseWrite, key: str, code: str, error: Refused | NotYet | None = None) -> None:
     held = ExceptionClaim.held(write, key)
     held.clear()
     if code == SENDS_USED_UP:
