@@ -56,10 +56,14 @@ class LedgerGate:
         return max(0.0, until - now)
 
     async def remember_not_before(self, system: str, seconds: float) -> None:
-        """Keep every process from sending for so many seconds."""
+        """Keep every process from sending for so many seconds, or longer if one was asked for already."""
         now = asyncio.get_running_loop().time()
-        self._pauses[system] = (now, now + seconds)
-        await self._in_thread(self._ledger.remember_not_before, system, seconds)
+        left = max(0.0, self._pauses.get(system, (now, now))[1] - now)
+        self._pauses[system] = (now, now + max(seconds, left))  # at once, for what is about to go out here
+        left = max(left, float(await self._in_thread(self._ledger.not_before, system)))
+        self._pauses[system] = (now, now + max(seconds, left))
+        if seconds > left:
+            await self._in_thread(self._ledger.remember_not_before, system, seconds)
 
 
 class Workbench:

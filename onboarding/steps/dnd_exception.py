@@ -41,7 +41,7 @@ async def ensure_dnd_exception(session: CaseSession) -> StepReport:
 
     begun = await session.commit(begin)
     if isinstance(begun, Held):
-        return await held_report(session, STEP, begun)
+        return await held_report(session, STEP, begun, brief=True)
     if begun.unknown:
         view = await session.look(STEP)
         wait_s = session.backoff(view.waits + 6)  # a person must decide first

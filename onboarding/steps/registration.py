@@ -149,8 +149,9 @@ def _digest(session: CaseSession, path: str, value: str) -> str:
     return session.digest("registration", path, value)
 
 
-async def held_report(session: CaseSession, step: StepName, held: Held) -> StepReport:
-    """Another case of the same subject, or of the same content, is at it: look again soon."""
+async def held_report(session: CaseSession, step: StepName, held: Held, *, brief: bool = False) -> StepReport:
+    """Another case is at it: look again soon. ``brief``: it is given back after a request or two, long before a lease ends."""
     view = await session.look(step)
-    wait_s = max(held.left_s, session.backoff(view.waits))
+    pause_s = session.backoff(view.waits)
+    wait_s = min(held.left_s, pause_s) if brief else max(held.left_s, pause_s)
     return StepReport(step, Ending.RETRY_SCHEDULED, "HELD_BY_ANOTHER_CASE", wait_s)

@@ -1,0 +1,225 @@
+"""A runner that is killed at any request neither loses an effect nor repeats one, and a second one takes over."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from onboarding.endings import Ending
+from onboarding.errors import LeaseLost
+from onboarding.ledger.leasing import Closed
+from onboarding.ledger.states import CaseStatus, StepName, StepStatus
+from onboarding.ledger.views import Held
+from tests.steps.lab import SYSTEM_OF, Lab, cloud_to_cloud, laboratory, leased
+from tests.support.requests import example
+
+ROOT: Final = Path(__file__).parents[2]
+CALLS: Final = [call for call in SYSTEM_OF if call != "access_code"]
+EFFECTS: Final = {
+    "update_registration": (StepName.REGISTRATION, "registration_updated"),
+    "register_device": (StepName.DEVICE, "device_registered"),
+    "create_exception": (StepName.DND_EXCEPTION, "dnd_exception_created"),
+}
+BRIEF: Final = {"lease_seconds": 0.5, "request_timeout_seconds": 0.8, "settle_seconds": 0.2}
+
+
+@asynccontextmanager
+async def runner(lab: Lab, case_id: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process that works the case; it is dead at the end."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.steps.killed_runner",
+        case_id,
+        cwd=ROOT,
+        env={**os.environ, **lab.environment, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def killed_at(lab: Lab, case_id: str, call: str, when: str) -> None:
+    """Kill a runner with SIGKILL while the sandbox holds its request, before or after applying it."""
+    held = lab.fault(call, "hold", when=when)
+    async with runner(lab, case_id) as process:
+        await lab.control.wait_held(fault_id=held, timeout_s=30)
+        process.send_signal(signal.SIGKILL)
+        assert await process.wait() == -signal.SIGKILL
+    lab.control.remove_faults()
+    await lab.control.wait_idle()
+
+
+async def lease_over(lab: Lab, case_id: str) -> None:
+    """Wait until the dead runner's lease has ended by itself."""
+    while (left_s := lab.case(case_id).lease_left_s) > 0:
+        await asyncio.sleep(left_s)
+
+
+POINTS = [(call, when) for call in CALLS for when in ("before", "after") if when == "before" or call in EFFECTS]
+
+
+async def test_a_runner_killed_at_any_request_neither_loses_nor_repeats_an_effect(tmp_path: Path) -> None:
+    async def one(call: str, when: str, request: dict[str, Any]) -> None:
+        folder = tmp_path / f"{call}-{when}-{len(request['device']['inventory_id'])}-{request['registration']['id']}"
+        folder.mkdir()
+        async with lanes, laboratory(folder, **BRIEF) as lab:
+            case_id = await lab.open(request)
+            await killed_at(lab, case_id, call, when)
+            await lease_over(lab, case_id)
+            assert case_id in await lab.bench.find_due(10), "whatever was killed is due"
+            assert (await lab.work_to_the_end(case_id)).status is CaseStatus.DONE, (call, when)
+            assert lab.changes()["registration_updated"] == 1, (call, when)
+            assert lab.effects()["device_registered"] == 1, (call, when)
+            assert lab.effects()["dnd_exception_created"] == 1, (call, when)
+            assert lab.bench.ledger.trail_problems(case_id) == []
+
+    lanes = asyncio.Semaphore(3)
+    points = [(call, when, example()) for call, when in POINTS]
+    points += [("register_device", when, cloud_to_cloud()) for when in ("before", "after")]
+    await asyncio.gather(*(one(*point) for point in points))
+
+
+@pytest.mark.parametrize("call", list(EFFECTS))
+async def test_the_next_runner_takes_an_open_intent_for_a_doubt(tmp_path: Path, call: str) -> None:
+    step, effect = EFFECTS[call]
+    async with laboratory(tmp_path, **BRIEF) as lab:
+        case_id = await lab.open(example())
+        await killed_at(lab, case_id, call, "after")
+        view = lab.step(case_id, step)
+        assert (view.status, view.intent.in_doubt) == (StepStatus.OPEN, False)
+        await lease_over(lab, case_id)
+        assert (await lab.work(case_id)).ending is Ending.ONBOARDED
+        assert [event.code for event in lab.trail(case_id, "step_in_doubt")][0] == "RUNNER_STOPPED"
+        assert lab.effects()[effect] == 1
+
+
+async def test_a_live_lease_keeps_other_runners_out(lab: Lab) -> None:
+    held = lab.fault("read_registration", "hold")
+    case_id = await lab.open(example())
+    work = asyncio.create_task(lab.work(case_id))
+    await lab.control.wait_held(fault_id=held)
+    async with lab.another_bench() as other, other.session(case_id) as session:
+        assert isinstance(session, Held)
+    assert await lab.bench.find_due(10) == []
+    lab.control.remove_faults()
+    assert (await work).ending is Ending.ONBOARDED
+
+
+async def test_a_lease_is_renewed_for_as_long_as_the_work_lasts(tmp_path: Path) -> None:
+    async with laboratory(tmp_path, lease_seconds=0.4, request_timeout_seconds=5) as lab:
+        held = lab.fault("read_registration", "hold")
+        case_id = await lab.open(example())
+        fence = lab.case(case_id).fence
+        work = asyncio.create_task(lab.work(case_id))
+        await lab.control.wait_held(fault_id=held)
+        async with lab.another_bench() as other:
+            for _ in range(4):
+                await asyncio.sleep(0.3)  # well past the lease's first end
+                async with other.session(case_id) as session:
+                    assert isinstance(session, Held)
+        lab.control.remove_faults()
+        assert (await work).ending is Ending.ONBOARDED
+        assert lab.case(case_id).fence == fence + 1
+
+
+@asynccontextmanager
+async def overtaken(lab: Lab, case_id: str, call: str, when: str) -> AsyncIterator[asyncio.Task[Any]]:
+    """A runner that stands still at a request, as if its machine had been suspended, until its lease is over.
+
+    Its renewal is what a suspended machine lacks, so this runner has none.
+    """
+    held = lab.fault(call, "hold", when=when)
+    async with lab.another_bench("suspended", request_timeout_seconds=20) as bench:
+        work = asyncio.create_task(_without_renewal(lab, bench, case_id))
+        await lab.control.wait_held(fault_id=held)
+        yield work
+        if not work.done():
+            work.cancel()
+
+
+async def _without_renewal(lab: Lab, bench: Any, case_id: str) -> Any:
+    from onboarding.steps.session import CaseSession
+    from tests.steps.lab import attempt_once
+
+    lease = bench.ledger.take(case_id, bench.runner, bench.systems.addresses)
+    request = bench.ledger.request(case_id)
+    return await attempt_once(
+        CaseSession(bench.ledger, lease, request, bench.systems, bench.settings, bench.in_thread)
+    )
+
+
+async def test_a_runner_whose_lease_has_passed_on_sends_nothing_more(tmp_path: Path) -> None:
+    async with laboratory(tmp_path, **BRIEF) as lab:
+        case_id = await lab.open(example())
+        async with overtaken(lab, case_id, "read_registration", "before") as work:
+            await lease_over(lab, case_id)
+            lab.control.remove_faults()
+            with pytest.raises(LeaseLost):
+                await work
+        assert lab.calls("update_registration") == []
+        assert (await lab.work(case_id)).ending is Ending.ONBOARDED
+        assert lab.changes()["registration_updated"] == 1
+
+
+async def test_a_runner_that_was_overtaken_sends_nothing_more_and_stops(tmp_path: Path) -> None:
+    async with laboratory(tmp_path, **BRIEF) as lab:
+        case_id = await lab.open(example())
+        async with overtaken(lab, case_id, "dispensation", "before") as work:
+            await lease_over(lab, case_id)
+            assert (await lab.work(case_id)).ending is Ending.ONBOARDED
+            sent = len(lab.calls("register_device"))
+            lab.control.remove_faults()
+            with pytest.raises(LeaseLost):
+                await work
+        assert len(lab.calls("register_device")) == sent == 1
+        assert lab.case(case_id).status is CaseStatus.DONE
+
+
+async def test_two_doors_at_the_same_time_give_one_case_and_each_effect_once(lab: Lab) -> None:
+    async with lab.another_bench() as other:
+        opened = await asyncio.gather(*(bench.open_case(_parsed()) for bench in (lab.bench, other) * 3))
+        assert len({one.case_id for one in opened}) == 1
+        assert sum(one.created for one in opened) == 1
+        case_id = opened[0].case_id
+
+        async def door(bench: Any) -> Any:
+            async with bench.session(case_id) as session:
+                if isinstance(session, Held | Closed):
+                    return session
+                from onboarding.steps.case import work_case
+
+                return await work_case(session)
+
+        ended = await asyncio.gather(*(door(bench) for bench in (lab.bench, other, lab.bench, other)))
+        assert sum(not isinstance(one, Held | Closed) for one in ended) == 1
+        assert lab.effects() == {"registration_updated": 1, "device_registered": 1, "dnd_exception_created": 1}
+
+
+def _parsed() -> Any:
+    from onboarding.intake import parse_request
+
+    return parse_request(example())
+
+
+async def test_a_cancelled_runner_leaves_an_intent_that_the_next_one_settles(lab: Lab) -> None:
+    held = lab.fault("register_device", "hold", when="after")
+    case_id = await lab.open(example())
+    work = asyncio.create_task(lab.work(case_id))
+    await lab.control.wait_held(fault_id=held)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    lab.control.remove_faults()
+    assert lab.step(case_id, StepName.DEVICE).status is StepStatus.OPEN
+    async with lab.bench.session(case_id) as session:
+        assert isinstance(session, Held), "the lease is not given back with an intent open"
