@@ -2,17 +2,17 @@
 
 from typing import Annotated, Any
 
-from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Failed
 from pydantic import Field
 
+from flows.asked import Asked, asked_flow, name_of_run, read_asked
 from flows.plan_artifact import plan_rows, save_plan
 from flows.run import ended, is_page_retry, not_worked, tag_run, workbench_of_this_run
 from onboarding.endings import Ending
-from onboarding.errors import BadInput, BadSettings, LeaseLost, LedgerError, RequestConflict
+from onboarding.errors import BadInput, BadSettings, CaseContradicted, LeaseLost, OnboardingError, RequestConflict
 from onboarding.intake import IntakeRequest, parse_request
 from onboarding.ledger.leasing import Closed
 from onboarding.ledger.views import Held
@@ -21,7 +21,8 @@ from onboarding.steps.case import conclude
 from onboarding.steps.planning import plan
 from onboarding.workbench import Workbench, check_mode
 from tasks import STEP_TASKS
-from tasks.step_task import as_state, working_on
+from tasks.faults import told
+from tasks.step_task import report_of, working_on
 
 RequestField = Annotated[
     OnboardingRequest | None,
@@ -40,15 +41,10 @@ RetryField = Annotated[
 
 def run_name() -> str:
     """A name without personal data: the case, or the end of the subject's id."""
-    parameters = flow_run.parameters
-    if parameters.get("case_id"):
-        return f"case {parameters['case_id']}"
-    request = parameters.get("request")
-    subject = getattr(request, "subject", None)
-    return f"subject ..{subject.subject_id[-8:]}" if subject is not None else "no request"
+    return name_of_run(flow_run.parameters)
 
 
-@flow(name="onboard-subject", flow_run_name=run_name, persist_result=False, log_prints=False)
+@asked_flow(name="onboard-subject", flow_run_name=run_name)
 async def onboard_subject(
     request: RequestField = None,
     case_id: CaseField = None,
@@ -60,19 +56,24 @@ async def onboard_subject(
     Read how it ended by the name of the state: Completed is not yet onboarded, Onboarded is.
     """
     try:
+        asked = read_asked({"request": request, "case_id": case_id, "dry_run": dry_run, "retry_refused": retry_refused})
         async with workbench_of_this_run() as bench:
-            if dry_run:
-                return await _show_plan(bench, request, case_id)
-            case = await _find_case(bench, request, case_id)
-            return await _onboard(bench, case, retry=retry_refused or is_page_retry())
+            if asked.dry_run:
+                return await _show_plan(bench, asked)
+            case = await _find_case(bench, asked)
+            return await _onboard(bench, case, retry=asked.retry_refused or is_page_retry())
     except BadSettings as error:
         return Failed(message=str(error))
     except (BadInput, RequestConflict) as error:
-        return ended(Ending.REQUEST_REFUSED, getattr(error, "case_id", case_id), what=str(error))
+        return ended(Ending.REQUEST_REFUSED, None, what=str(error))
+    except CaseContradicted as error:
+        return ended(Ending.NEEDS_ATTENTION, None, what=str(error))
     except LeaseLost as error:
-        return ended(Ending.LEASE_LOST, case_id, what=str(error))
-    except LedgerError as error:
+        return ended(Ending.LEASE_LOST, None, what=str(error))
+    except OnboardingError as error:
         return Failed(message=str(error))
+    except Exception as error:  # noqa: BLE001 - Prefect would store the text of any other, and pickle it
+        return Failed(message=told(error))
 
 
 async def _onboard(bench: Workbench, case_id: str, *, retry: bool) -> State[Any]:
@@ -82,38 +83,32 @@ async def _onboard(bench: Workbench, case_id: str, *, retry: bool) -> State[Any]
         await tag_run(case_id, session.request.subject.study_id)
         with working_on(session) as reports:
             for step_task in STEP_TASKS:
-                await as_state(step_task, case_id)
-                if not reports[-1].goes_on:
+                if not (await report_of(step_task, case_id)).goes_on:
                     report = await conclude(session, reports)
                     return ended(report.ending, case_id, code=report.code)
         await session.finish()
         return ended(Ending.ONBOARDED, case_id)
 
 
-async def _find_case(bench: Workbench, request: OnboardingRequest | None, case_id: str | None) -> str:
-    if (request is None) == (case_id is None):
-        raise BadInput(["give either a request or a case_id."])
-    if request is None:
-        assert case_id is not None
-        return case_id
-    opened = await bench.open_case(request)
+async def _find_case(bench: Workbench, asked: Asked) -> str:
+    if asked.request is None:
+        assert asked.case_id is not None
+        return asked.case_id
+    opened = await bench.open_case(asked.request)
     if opened.replaced:
         get_run_logger().info("request_replaced case=%s sections=%s", opened.case_id, ",".join(opened.replaced))
     return opened.case_id
 
 
-async def _show_plan(bench: Workbench, request: OnboardingRequest | None, case_id: str | None) -> State[Any]:
-    if (request is None) == (case_id is None):
-        raise BadInput(["give either a request or a case_id."])
-    if request is not None:
-        check_mode(request, bench.settings)
-    asked: IntakeRequest = (
-        parse_request(request.vendor_json())
-        if request is not None
-        else await bench.in_thread(bench.ledger.request, case_id)
+async def _show_plan(bench: Workbench, asked: Asked) -> State[Any]:
+    request: IntakeRequest = (
+        parse_request(asked.request.vendor_json())
+        if asked.request is not None
+        else await bench.in_thread(bench.ledger.request, asked.case_id)
     )
-    lines = await plan(asked, bench.systems, bench.settings)
+    check_mode(request, bench.settings)
+    lines = await plan(request, bench.systems, bench.settings)
     await save_plan(lines)
     for row in plan_rows(lines):
         get_run_logger().info("plan %s", " | ".join(f"{key}: {value}" for key, value in row.items() if value))
-    return ended(Ending.PLANNED, case_id)
+    return ended(Ending.PLANNED, asked.case_id)

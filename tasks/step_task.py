@@ -16,10 +16,12 @@ from prefect.tasks import Task
 
 from onboarding.advice import advice
 from onboarding.endings import ENDINGS
+from onboarding.errors import OnboardingError
 from onboarding.ledger.states import StepName
 from onboarding.steps.attempt import attempt_step
 from onboarding.steps.report import StepReport
 from onboarding.steps.session import CaseSession
+from tasks.faults import UnexpectedFault, told
 
 RETRY_DELAYS_S: Final = [1.0, 2.0, 4.0, 9.0]
 _SESSION: ContextVar[CaseSession] = ContextVar("case_session")
@@ -46,10 +48,15 @@ def working_on(session: CaseSession) -> Iterator[list[StepReport]]:
         _REPORTS.reset(marks[1])
 
 
-async def as_state(step_task: Task[[str], Any], case_id: str) -> State[Any]:
-    """Run a step's task in this flow run; its ending is its state, and never an exception."""
+async def report_of(step_task: Task[[str], Any], case_id: str) -> StepReport:
+    """Run a step's task in this flow run and give its report; raises what the task raised, so that no later step runs."""
+    reports = _REPORTS.get()
+    before = len(reports)
     state: State[Any] = await cast("Awaitable[State[Any]]", step_task(case_id, return_state=True))
-    return state
+    if len(reports) == before:
+        await state.aresult()
+    assert len(reports) == before + 1, "a task that ends without an exception leaves a report"
+    return reports[-1]
 
 
 async def is_short_wait(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -77,7 +84,12 @@ async def run_step(case_id: str, step: StepName) -> State[Any]:
     """Attempt a step of the case that this run has leased, and say how it ended."""
     session = _SESSION.get()
     assert session.case_id == case_id, "a task works on the case of its own run"
-    report = await attempt_step(session, step)
+    try:
+        report = await attempt_step(session, step)
+    except OnboardingError:
+        raise
+    except Exception as error:  # noqa: BLE001 - Prefect would store its text
+        raise UnexpectedFault(told(error)) from None
     if report.waits_shortly and not _is_last_attempt():
         raise WaitsShortly(report)
     _REPORTS.get().append(report)

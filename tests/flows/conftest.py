@@ -1,13 +1,15 @@
 """A real Prefect server for the tests of flows, started once: it needs up to half a minute."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from tests.flows.lab import FlowLab, flow_laboratory
 from tests.support.prefect_server import PrefectServer, running_prefect_server
 
 
@@ -30,6 +32,13 @@ def prefect_server(_prefect_session: PrefectServer) -> Iterator[PrefectServer]:
     # Each flow run of Prefect 3.8 leaves one client open (results._read_server_default_result_storage_block_id). It is
     # collected here, under the filter below, lest a later test be blamed for its socket.
     gc.collect()
+
+
+@pytest.fixture
+async def lab(prefect_server: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FlowLab]:
+    """The flow against the sandbox, with the default seed, on the Prefect server of the tests."""
+    async with flow_laboratory(prefect_server, tmp_path, monkeypatch) as running:
+        yield running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,0 +1,126 @@
+"""What a run is asked for, and the flow class that lets nothing else into the Prefect server.
+
+Prefect's own validation names every wrong parameter's value in a log line, fails runs under no name of ours, and happens after
+the parameters were stored. So they are read here: wrong ones are not stored by a direct call, and end as ``RequestRefused``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, ParamSpec, TypeVar
+
+from prefect.flows import Flow
+from pydantic import ValidationError
+
+from onboarding.errors import BadInput
+from onboarding.identifiers import normalise_id
+from onboarding.json_input import kind_of, read_object
+from onboarding.problems import problem_lines
+from onboarding.request import OnboardingRequest
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+NOT_STORED: Final = "not stored: it could not be used"
+_CASE_ID_LENGTH: Final = 12
+_FLAGS: Final = ("dry_run", "retry_refused")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request or the id of a case, exactly one of them, and what to do with it."""
+
+    request: OnboardingRequest | None
+    case_id: str | None
+    dry_run: bool
+    retry_refused: bool
+
+
+def read_asked(parameters: Mapping[str, Any]) -> Asked:
+    """Read the parameters of a run as they came from a form, the API or a caller. Raises ``BadInput``."""
+    problems = [
+        f"{name}: must be true or false, not {kind_of(parameters.get(name))}."
+        for name in _FLAGS
+        if not isinstance(parameters.get(name, False), bool)
+    ]
+    given, case_id = parameters.get("request"), parameters.get("case_id")
+    if (given is None) == (case_id is None):
+        problems.append("give either a request or a case_id.")
+    request = None
+    try:
+        request = None if given is None else read_request(given)
+        case_id = None if case_id is None else read_case_id(case_id)
+    except BadInput as error:
+        problems += error.problems
+    if problems:
+        raise BadInput(problems)
+    dry_run, retry_refused = (parameters.get(name, False) for name in _FLAGS)
+    return Asked(request, case_id, dry_run, retry_refused)
+
+
+def read_request(given: object) -> OnboardingRequest:
+    """A request that holds no personal data; any other is refused, as from the command line: a line for each problem."""
+    if type(given) is OnboardingRequest:
+        return given
+    if isinstance(given, OnboardingRequest):  # an intake request, which may hold a person's details
+        given = given.vendor_json()
+    if not isinstance(given, Mapping):
+        raise BadInput([f"request: must be an object, not {kind_of(given)}"])
+    content = read_object(given)
+    try:
+        return OnboardingRequest.model_validate(content)
+    except ValidationError as error:
+        problems = problem_lines(error, OnboardingRequest, content)
+    # Raised outside the handler: the error of pydantic, which holds the values, does not travel with ours.
+    raise BadInput(problems)
+
+
+def read_case_id(given: object) -> str:
+    """A case's id as the ledger writes it; space around it and small letters are taken too."""
+    text = given.strip().upper() if isinstance(given, str) else ""
+    if len(text) != _CASE_ID_LENGTH or not (text.isascii() and text.isalnum()):
+        raise BadInput(
+            [f"case_id: must be the {_CASE_ID_LENGTH} letters and digits of a case; 'onboard status' lists them."]
+        )
+    return text
+
+
+def name_of_run(parameters: Mapping[str, Any]) -> str:
+    """A run's name, without personal data: the case, or the end of the subject's id."""
+    try:
+        if parameters.get("case_id") is not None:
+            return f"case {read_case_id(parameters['case_id'])}"
+        request = parameters.get("request")
+        subject = request.get("subject") if isinstance(request, Mapping) else getattr(request, "subject", None)
+        spelt = ("subject_id", "subjectId")
+        ids = [subject.get(name) if isinstance(subject, Mapping) else getattr(subject, name, None) for name in spelt]
+        return f"subject ..{normalise_id(next(str(one) for one in ids if one is not None))[-8:]}"
+    except (BadInput, ValueError, StopIteration):
+        return "no request"
+
+
+class AskedFlow(Flow[P, R]):
+    """A flow whose parameters are read by ``read_asked``; those that cannot be used are not handed to the server."""
+
+    def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """The parameters as the server stores them for a flow that is called directly."""
+        try:
+            asked = read_asked(parameters)
+        except BadInput:
+            flags = {name: parameters[name] for name in _FLAGS if isinstance(parameters.get(name), bool)}
+            return {"request": NOT_STORED, **flags}
+        return super().serialize_parameters({**parameters, "request": asked.request, "case_id": asked.case_id})
+
+
+def asked_flow(**options: Any) -> Callable[[Callable[P, R]], AskedFlow[P, R]]:
+    """Make a flow of a function, as ``prefect.flow`` does, with what all flows here have in common."""
+    common: dict[str, Any] = {
+        "validate_parameters": False,  # read_asked does, and repeats no value
+        "retries": 0,  # a retry by Prefect itself would pass for a person's, which tries refused steps again
+        "persist_result": False,
+        "log_prints": False,
+    }
+
+    def make(function: Callable[P, R]) -> AskedFlow[P, R]:
+        return AskedFlow(function, **common, **options)
+
+    return make
