@@ -13,11 +13,17 @@ import pytest
 
 from onboarding.endings import Ending
 from onboarding.errors import LeaseLost
+from onboarding.intake import parse_request
 from onboarding.ledger.leasing import Closed
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
 from onboarding.ledger.views import Held
-from tests.steps.lab import SYSTEM_OF, Lab, cloud_to_cloud, laboratory, leased
+from onboarding.ledger.writes import Lease
+from onboarding.steps.case import work_case
+from onboarding.steps.session import CaseSession
+from onboarding.workbench import Workbench
+from tests.steps.lab import SYSTEM_OF, Lab, attempt_once, cloud_to_cloud, laboratory, only
 from tests.support.requests import example
+from vendor_sandbox import clinical_one_errors as phrases
 
 ROOT: Final = Path(__file__).parents[2]
 CALLS: Final = [call for call in SYSTEM_OF if call != "access_code"]
@@ -132,57 +138,101 @@ async def test_a_lease_is_renewed_for_as_long_as_the_work_lasts(tmp_path: Path) 
         assert lab.case(case_id).fence == fence + 1
 
 
+class Suspended:
+    """A runner that stands still, as if its machine had been suspended: nobody renews its lease, its writes wait."""
+
+    def __init__(self, bench: Workbench, case_id: str) -> None:
+        self.may_write = asyncio.Event()
+        self.may_write.set()
+        self._bench = bench
+        lease = bench.ledger.take(case_id, bench.runner, bench.systems.addresses)
+        assert isinstance(lease, Lease)
+        request = bench.ledger.request(case_id)
+        session = CaseSession(bench.ledger, lease, request, bench.systems, bench.settings, self._in_thread)
+        self.work = asyncio.create_task(attempt_once(session))
+
+    async def _in_thread(self, *work: Any) -> Any:
+        await self.may_write.wait()
+        return await self._bench.in_thread(*work)
+
+
 @asynccontextmanager
-async def overtaken(lab: Lab, case_id: str, call: str, when: str) -> AsyncIterator[asyncio.Task[Any]]:
-    """A runner that stands still at a request, as if its machine had been suspended, until its lease is over.
-
-    Its renewal is what a suspended machine lacks, so this runner has none.
-    """
+async def suspended(lab: Lab, case_id: str, call: str, when: str) -> AsyncIterator[Suspended]:
+    """A runner that stands still with its request held."""
     held = lab.fault(call, "hold", when=when)
-    async with lab.another_bench("suspended", request_timeout_seconds=20) as bench:
-        work = asyncio.create_task(_without_renewal(lab, bench, case_id))
+    async with lab.another_bench("suspended", request_timeout_seconds=2) as bench:
+        runner = Suspended(bench, case_id)
         await lab.control.wait_held(fault_id=held)
-        yield work
-        if not work.done():
-            work.cancel()
+        yield runner
+        assert runner.work.done()
 
 
-async def _without_renewal(lab: Lab, bench: Any, case_id: str) -> Any:
-    from onboarding.steps.session import CaseSession
-    from tests.steps.lab import attempt_once
-
-    lease = bench.ledger.take(case_id, bench.runner, bench.systems.addresses)
-    request = bench.ledger.request(case_id)
-    return await attempt_once(
-        CaseSession(bench.ledger, lease, request, bench.systems, bench.settings, bench.in_thread)
-    )
+async def answered_late(lab: Lab, runner: Suspended, case_id: str) -> None:
+    """Let the answer arrive, but keep the runner from writing it down until its lease is over."""
+    runner.may_write.clear()
+    lab.control.remove_faults()
+    await lab.control.wait_idle()
+    await lease_over(lab, case_id)
 
 
-async def test_a_runner_whose_lease_has_passed_on_sends_nothing_more(tmp_path: Path) -> None:
+async def test_a_runner_whose_lease_ended_untaken_takes_it_up_again_before_it_sends(tmp_path: Path) -> None:
     async with laboratory(tmp_path, **BRIEF) as lab:
-        case_id = await lab.open(example())
-        async with overtaken(lab, case_id, "read_registration", "before") as work:
+        case_id = await lab.open(only("device"))
+        async with suspended(lab, case_id, "dispensation", "before") as runner:
             await lease_over(lab, case_id)
             lab.control.remove_faults()
-            with pytest.raises(LeaseLost):
-                await work
-        assert lab.calls("update_registration") == []
-        assert (await lab.work(case_id)).ending is Ending.ONBOARDED
-        assert lab.changes()["registration_updated"] == 1
+            assert (await runner.work).ending is Ending.ONBOARDED
+        assert lab.case(case_id).takings == 1
 
 
-async def test_a_runner_that_was_overtaken_sends_nothing_more_and_stops(tmp_path: Path) -> None:
+@pytest.mark.parametrize("request_of", [example, cloud_to_cloud], ids=["device_to_cloud", "cloud_to_cloud"])
+async def test_a_runner_that_was_overtaken_sends_nothing_more_and_stops(tmp_path: Path, request_of: Any) -> None:
     async with laboratory(tmp_path, **BRIEF) as lab:
-        case_id = await lab.open(example())
-        async with overtaken(lab, case_id, "dispensation", "before") as work:
+        content = request_of()
+        case_id = await lab.open({name: content[name] for name in ("subject", "device")})
+        async with suspended(lab, case_id, "dispensation", "before") as runner:
             await lease_over(lab, case_id)
             assert (await lab.work(case_id)).ending is Ending.ONBOARDED
-            sent = len(lab.calls("register_device"))
             lab.control.remove_faults()
             with pytest.raises(LeaseLost):
-                await work
-        assert len(lab.calls("register_device")) == sent == 1
+                await runner.work
+        assert len(lab.calls("register_device")) == 1
         assert lab.case(case_id).status is CaseStatus.DONE
+
+
+async def test_a_late_answer_that_agrees_with_the_ledger_is_kept_and_changes_nothing(tmp_path: Path) -> None:
+    async with laboratory(tmp_path, **BRIEF) as lab:
+        case_id = await lab.open(only("registration"))
+        async with suspended(lab, case_id, "update_registration", "after") as runner:
+            await answered_late(lab, runner, case_id)
+            assert (await lab.work(case_id)).ending is Ending.ONBOARDED
+            runner.may_write.set()
+            with pytest.raises(LeaseLost):
+                await runner.work
+        (late,) = lab.trail(case_id, "late_answer")
+        assert late.detail["says"] == "applied"
+        assert lab.case(case_id).status is CaseStatus.DONE
+        assert lab.changes() == {"registration_updated": 1}
+
+
+async def test_a_late_answer_that_says_otherwise_than_the_ledger_needs_attention(tmp_path: Path) -> None:
+    async with laboratory(tmp_path, **BRIEF) as lab:
+        case_id = await lab.open(only("device"))
+        async with suspended(lab, case_id, "register_device", "after") as runner:
+            await answered_late(lab, runner, case_id)
+            lab.fault("access_code", "refuse", phrase=phrases.NOT_REGISTERED)  # a vendor that forgot
+            lab.fault("register_device", "refuse", phrase=phrases.INVALID_SUBJECT)
+            assert (await lab.work(case_id)).code == "INVALID_SUBJECT_ID"
+            runner.may_write.set()
+            with pytest.raises(LeaseLost):
+                await runner.work
+        sent = len(lab.calls("register_device"))
+        async with lab.bench.session(case_id, retry=True) as session:
+            assert isinstance(session, Closed)
+        case = lab.case(case_id)
+        assert (case.status, case.reason) == (CaseStatus.ATTENTION, "LATE_ANSWER_CONTRADICTS")
+        assert len(lab.calls("register_device")) == sent
+        assert lab.effects() == {"device_registered": 1}
 
 
 async def test_two_doors_at_the_same_time_give_one_case_and_each_effect_once(lab: Lab) -> None:
@@ -196,8 +246,6 @@ async def test_two_doors_at_the_same_time_give_one_case_and_each_effect_once(lab
             async with bench.session(case_id) as session:
                 if isinstance(session, Held | Closed):
                     return session
-                from onboarding.steps.case import work_case
-
                 return await work_case(session)
 
         ended = await asyncio.gather(*(door(bench) for bench in (lab.bench, other, lab.bench, other)))
@@ -206,8 +254,6 @@ async def test_two_doors_at_the_same_time_give_one_case_and_each_effect_once(lab
 
 
 def _parsed() -> Any:
-    from onboarding.intake import parse_request
-
     return parse_request(example())
 
 
@@ -220,6 +266,8 @@ async def test_a_cancelled_runner_leaves_an_intent_that_the_next_one_settles(lab
     with pytest.raises(asyncio.CancelledError):
         await work
     lab.control.remove_faults()
-    assert lab.step(case_id, StepName.DEVICE).status is StepStatus.OPEN
-    async with lab.bench.session(case_id) as session:
-        assert isinstance(session, Held), "the lease is not given back with an intent open"
+    view = lab.step(case_id, StepName.DEVICE)
+    assert (view.status, view.intent.in_doubt) == (StepStatus.OPEN, False)
+    assert view.intent.quiet_left_s > 0
+    assert (await lab.work_to_the_end(case_id)).status is CaseStatus.DONE
+    assert lab.effects()["device_registered"] == 1
