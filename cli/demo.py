@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cli import local
-from onboarding.endings import EXIT_ATTENTION, EXIT_ONBOARDED, EXIT_WAITING
+from cli.running import stop_once
+from onboarding.endings import EXIT_ATTENTION, EXIT_FAULT, EXIT_ONBOARDED, EXIT_WAITING
 from onboarding.errors import OnboardingError
 from vendor_sandbox import SandboxControl, seed
 
@@ -44,6 +45,7 @@ def demo(*, keep: bool = False) -> int:
         keep: leave the folder (ledger, effect log, logs) behind.
     """
     out = Console(highlight=False, markup=False)
+    stop_once()
     folder = Path(tempfile.mkdtemp(prefix="onboard-demo-"))
     try:
         with _stage(folder, out) as stage:
@@ -54,6 +56,9 @@ def demo(*, keep: bool = False) -> int:
             stage.title("All cases")
             stage.onboard("status", expected=EXIT_ONBOARDED)
             stage.say("Everything ran on this machine, and has been stopped again.")
+    except KeyboardInterrupt:
+        print("onboard: the demo was interrupted; everything it started has been stopped.", file=sys.stderr)
+        return EXIT_FAULT
     finally:
         if keep:
             out.print(f"Kept: {folder}")

@@ -188,7 +188,7 @@ async def _tried(name: str, call: Awaitable[object]) -> Check:
         return Check(name, Finding.GOOD, "granted")
     except AnswerError as error:
         status = f", HTTP {error.http_status}" if error.http_status else ""
-        return Check(name, Finding.BAD, f"{error.code}{status}: {advice(error.code)}")
+        return Check(name, Finding.BAD, f"{error.code}{status}: {advice(error.code, error.system)}")
     return Check(name, Finding.GOOD, "granted")
 
 

@@ -4,21 +4,22 @@ import getpass
 import os
 import socket
 import tomllib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import httpx
 
 from onboarding.endings import Ending
-from onboarding.errors import BadSettings, LeaseLost
+from onboarding.errors import LeaseLost, OnboardingError
 from onboarding.intake import IntakeRequest
 from onboarding.ledger.leasing import Closed
 from onboarding.ledger.opening import Opened
 from onboarding.ledger.states import CaseStatus
 from onboarding.ledger.views import CaseView, Held
+from onboarding.request import OnboardingRequest
 from onboarding.settings import Connections, Settings, load_connections
 from onboarding.steps.case import work_case
 from onboarding.steps.planning import PlanLine, plan
@@ -37,17 +38,21 @@ class Worked:
     what: str | None = None
 
 
+class FlowFailed(OnboardingError):
+    """The flow could not be run, or did not end as flows end here; says what to do."""
+
+
 Door = Callable[[Workbench, str, bool], Awaitable[Worked]]
 
 
 def prefect_api() -> str | None:
     """The configured Prefect API, if it answers within a second. Prefect itself is not imported for that."""
     url = os.environ.get("PREFECT_API_URL") or _profile_api()
-    if not url or urlsplit(url).scheme not in ("http", "https"):
+    if not url or not url.startswith(("http://", "https://")):
         return None
     try:
         answer = httpx.get(f"{url.rstrip('/')}/health", timeout=_API_ANSWERS_S, trust_env=False)
-    except httpx.HTTPError:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):  # ValueError: a host that is no name
         return None
     return url if answer.status_code == httpx.codes.OK else None
 
@@ -59,7 +64,8 @@ def _profile_api() -> str | None:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
         return None
     active = os.environ.get("PREFECT_PROFILE") or profiles.get("active")
-    chosen = profiles.get("profiles", {}).get(active, {})
+    named = profiles.get("profiles")
+    chosen = named.get(active) if isinstance(named, dict) and isinstance(active, str) else None
     url = chosen.get("PREFECT_API_URL") if isinstance(chosen, dict) else None
     return url if isinstance(url, str) else None
 
@@ -69,9 +75,10 @@ async def connections(settings: Settings, api: str | None) -> Connections:
     found = load_connections(settings)
     if api is None or (found.openspecimen is not None and found.clinical_one is not None):
         return found
-    from blocks import connections_for_flows
+    with _prefect_said_plainly():
+        from blocks import connections_for_flows
 
-    return await connections_for_flows(settings)
+        return await connections_for_flows(settings)
 
 
 def actor() -> str:
@@ -111,14 +118,37 @@ async def _work_here(bench: Workbench, case_id: str, retry: bool) -> Worked:
     return Worked(await case_of(bench, case_id), report.ending)
 
 
-async def _work_by_flow(bench: Workbench, case_id: str, retry: bool) -> Worked:
-    from flows.onboard_subject import onboard_subject
+async def observed_plan(request: OnboardingRequest) -> None:
+    """Run a dry run as a flow, so that its plan is kept with a run. The request must hold no personal data."""
+    with _prefect_said_plainly():
+        from flows.onboard_subject import onboard_subject
 
-    state = await onboard_subject(case_id=case_id, retry_refused=retry, return_state=True)
+        await onboard_subject(request=request, dry_run=True, return_state=True)
+
+
+async def _work_by_flow(bench: Workbench, case_id: str, retry: bool) -> Worked:
+    with _prefect_said_plainly():
+        from flows.onboard_subject import onboard_subject
+
+        state = await onboard_subject(case_id=case_id, retry_refused=retry, return_state=True)
     case = await case_of(bench, case_id)
     if state.name not in set(Ending):
-        raise BadSettings([state.message or "the flow run failed; its log says why."])
+        raise FlowFailed(f"case {case_id}: {state.message or 'the flow run failed; its log says why.'}")
     return Worked(case, Ending(state.name), state.message)
+
+
+@contextmanager
+def _prefect_said_plainly() -> Iterator[None]:
+    """What Prefect raises when its API is no Prefect API, breaks off or is of another version is said in one line."""
+    try:
+        yield
+    except OnboardingError:
+        raise
+    except Exception as error:  # noqa: BLE001 - of many kinds, from Prefect and what it stands on
+        raise FlowFailed(
+            f"the Prefect API did not run the flow ({type(error).__name__}): check that PREFECT_API_URL is a Prefect "
+            "server of version 3 and that it works, or unset it to work without one."
+        ) from None
 
 
 async def _not_worked(bench: Workbench, case_id: str, why: Held | Closed) -> Worked:

@@ -31,10 +31,15 @@ QUIET_PREFECT: Final[Mapping[str, str]] = {
 _SERVER_STARTS_S: Final = 240.0
 _SANDBOX_STARTS_S: Final = 60.0
 _ENDS_S: Final = 20.0
+_SHOWN_LINES: Final = 12
 
 
 class DidNotStart(OnboardingError):
-    """A process of ours did not start; says which and where its log is."""
+    """A process of ours did not start; says which, and how its log ends (the log itself is removed with the folder)."""
+
+    def __init__(self, what: str, log: Path) -> None:
+        lines = log.read_text("utf-8", errors="replace").strip().splitlines()
+        super().__init__("\n".join([f"{what}; its log ends so:" if lines else f"{what}.", *lines[-_SHOWN_LINES:]]))
 
 
 @dataclass(frozen=True)
@@ -66,14 +71,16 @@ def started(
     command: list[str], *, environment: Mapping[str, str], log: Path, folder: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process in a session of its own; at the end ask it to stop, and kill it if it does not."""
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            command, env=dict(environment), cwd=folder, stdout=out, stderr=out, start_new_session=True
-        )
+    process: subprocess.Popen[bytes] | None = None
     try:
+        with log.open("ab") as out:
+            process = subprocess.Popen(
+                command, env=dict(environment), cwd=folder, stdout=out, stderr=out, start_new_session=True
+            )
         yield process
     finally:
-        end(process)
+        if process is not None:
+            end(process)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -100,7 +107,7 @@ def running_sandbox(folder: Path, environment: Mapping[str, str]) -> Iterator[Sa
         deadline = time.monotonic() + _SANDBOX_STARTS_S
         while not (lines := [line for line in out.read_text("utf-8").splitlines(keepends=True) if line[0] == "{"]):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise DidNotStart(f"the vendor sandbox did not start; {out} says why.")
+                raise DidNotStart("the vendor sandbox did not start", out)
             time.sleep(0.05)
         addresses = json.loads(lines[0])
         yield Sandbox(addresses["control_url"], sandbox_settings(addresses))
@@ -149,7 +156,7 @@ class PrefectServer:
     def answers(self) -> bool:
         """Whether the server answers now; raises ``DidNotStart`` if it has ended."""
         if self.process.poll() is not None:
-            raise DidNotStart(f"the Prefect server did not start; {self.log} says why.")
+            raise DidNotStart("the Prefect server did not start", self.log)
         try:
             return httpx.get(f"{self.api_url}/health", timeout=2, trust_env=False).status_code == httpx.codes.OK
         except httpx.HTTPError:
@@ -160,7 +167,5 @@ class PrefectServer:
         deadline = time.monotonic() + _SERVER_STARTS_S
         while not self.answers():
             if time.monotonic() > deadline:
-                raise DidNotStart(
-                    f"the Prefect server did not answer in {_SERVER_STARTS_S:.0f} s; {self.log} says more."
-                )
+                raise DidNotStart(f"the Prefect server did not answer in {_SERVER_STARTS_S:.0f} s", self.log)
             time.sleep(0.2)

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from cli import present
 from onboarding.advice import advice
@@ -17,7 +17,7 @@ from onboarding.settings import load_settings
 def status(
     *,
     json: Annotated[bool, Parameter(negative="")] = False,
-    limit: int = 50,
+    limit: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 50,
     only: Annotated[list[CaseStatus] | None, Parameter(negative="")] = None,
 ) -> int:
     """Show the cases of the ledger, the newest first.
@@ -34,7 +34,7 @@ def status(
             for case in cases:
                 present.print_json(present.case_json(case))
             return 0
-        _print_cases(ledger, cases, limit)
+        _print_cases(ledger, cases, limit, "such cases" if only else "cases")
     finally:
         ledger.close()
     return 0
@@ -56,7 +56,7 @@ def show(
     """
     ledger = open_ledger(load_settings(), create=False)
     try:
-        found = ledger.case(case.upper())
+        found = ledger.case(case.upper()) if case.isascii() else None  # databases refuse what is no text
         if found is None:
             raise BadInput(
                 [f"there is no case {case} in the ledger {ledger.store.place}; 'onboard status' lists them."]
@@ -71,31 +71,33 @@ def show(
         present.print_json({**present.case_json(found), **trail, **said})
         return 0
     out = present.console()
-    out.print(f"Case {found.id}: ", present.styled(found.status.value), present.why_and_when(found))
+    out.print(f"Case {found.id}: ", present.styled(found.status.value), present.why_and_when(found), soft_wrap=True)
+    device = found.inventory_id or "none"
     out.print(
-        f"  study {found.study_id}, mode {found.mode}, subject {found.subject_id}, device {found.inventory_id or 'none'}"
+        f"  study {found.study_id}, mode {found.mode}, subject {found.subject_id}, device {device}", soft_wrap=True
     )
-    for line in present.step_lines(found):
-        out.print(line)
+    for line in present.case_lines(found):
+        out.print(line, soft_wrap=True)
     for step, words in texts.items():
-        out.print(f"  the vendor's words on {step}: {words}")
-    if found.status is CaseStatus.ATTENTION:
-        out.print(f"When that is mended: onboard resume {found.id}")
+        out.print(f"  the vendor's words on {step}: {words}", soft_wrap=True)
+    if hint := present.how_to_go_on(found):
+        out.print(f"  {hint}", soft_wrap=True)
     out.print("Trail" + (" (NOT WHOLE: " + "; ".join(problems) + ")" if problems else " (whole)"))
     for event in events:
         where = f" {event.step}" if event.step else ""
         facts = ", ".join(f"{key}={value}" for key, value in event.detail.items() if value is not None)
         why = f" - {event.reason}" if event.reason else ""
         out.print(
-            f"  {event.sequence:>3} {present.moment(event.at)} {event.kind}{where} {event.code or ''} {facts}{why}".rstrip()
+            f"  {event.sequence:>3} {present.moment(event.at)} {event.kind}{where} {event.code or ''} {facts}{why}".rstrip(),
+            soft_wrap=True,
         )
     return 0
 
 
-def _print_cases(ledger: Ledger, cases: list[CaseView], limit: int) -> None:
+def _print_cases(ledger: Ledger, cases: list[CaseView], limit: int, what: str) -> None:
     out = present.console()
     if not cases:
-        out.print(f"No cases in the ledger {ledger.store.place}. Start one: onboard subject FILE.json")
+        out.print(f"No {what} in the ledger {ledger.store.place}. Start one: onboard subject FILE.json", soft_wrap=True)
         return
     out.print(present.cases_table(cases))
     counts = Counter(case.status.value for case in cases)
@@ -103,4 +105,4 @@ def _print_cases(ledger: Ledger, cases: list[CaseView], limit: int) -> None:
     out.print(", ".join(f"{number} {name}" for name, number in counts.most_common()) + more)
     for case in cases:
         if case.status is CaseStatus.ATTENTION:
-            out.print(f"{case.id}: {advice(case.reason)}")
+            out.print(f"{case.id}: {advice(case.reason)}", soft_wrap=True)

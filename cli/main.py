@@ -3,6 +3,8 @@
 import logging
 import os
 import sys
+import traceback
+from pathlib import Path
 from typing import Final
 
 from cyclopts import App, CycloptsError
@@ -21,17 +23,19 @@ app: Final = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # main() says how to go on
 )
-for name, place in {
-    "demo": "cli.demo:demo",
-    "subject": "cli.subject:subject",
-    "resume": "cli.subject:resume",
-    "status": "cli.look:status",
-    "show": "cli.look:show",
-    "doctor": "cli.doctor:doctor",
-    "migrate": "cli.ledger:migrate",
-    "sandbox": "cli.sandbox:sandbox",
-}.items():
-    app.command(place, name=name)
+# The help is repeated here so that the list of commands does not import them all.
+_COMMANDS: Final = {
+    "demo": ("cli.demo:demo", "Show the product at work on this machine, with stand-ins for both vendors."),
+    "subject": ("cli.subject:subject", "Onboard one subject from a JSON file."),
+    "resume": ("cli.subject:resume", "Go on with cases where they stopped."),
+    "status": ("cli.look:status", "Show the cases of the ledger, the newest first."),
+    "show": ("cli.look:show", "Show one case: its steps, what to do, and everything that happened to it."),
+    "doctor": ("cli.doctor:doctor", "Check settings, key, ledger, log-ins and rights. Nothing is written anywhere."),
+    "migrate": ("cli.ledger:migrate", "Make the ledger's tables, or bring them up to date."),
+    "sandbox": ("cli.sandbox:sandbox", "Run stand-ins for OpenSpecimen and Clinical One until Ctrl-C."),
+}
+for name, (place, what) in _COMMANDS.items():
+    app.command(place, name=name, help=what)
 
 
 def main() -> None:
@@ -40,7 +44,8 @@ def main() -> None:
     try:
         status = app(sys.argv[1:], exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        _say(str(error), f"Try 'onboard {sys.argv[1] if len(sys.argv) > 1 else ''} --help'.".replace("  ", " "))
+        command = sys.argv[1] + " " if sys.argv[1:] and sys.argv[1] in _COMMANDS else ""
+        _say(str(error), f"Try 'onboard {command}--help'.")
         status = EXIT_BAD_INPUT
     except (BadInput, RequestConflict) as error:
         _say(*str(error).splitlines())
@@ -54,9 +59,30 @@ def main() -> None:
         )
         status = EXIT_FAULT
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away; that is no fault
+        status = _reader_went_away()
+    except Exception as error:  # noqa: BLE001 - a traceback helps no user, and an exception's text can hold personal data
+        _say(f"unexpected {type(error).__name__} at {_place(error)}; this is a mistake of ours, please report it.")
         status = EXIT_FAULT
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _reader_went_away()  # after all was done: the status stands
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _reader_went_away() -> int:
+    """Nobody reads our output any more (``| head``): leave without a word, not even from the interpreter's own flush."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_FAULT
+
+
+def _place(error: Exception) -> str:
+    """Where in our own code an error arose."""
+    frames = traceback.extract_tb(error.__traceback__)
+    root = Path(__file__).parents[1]
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(root) and ".venv" not in frame.filename]
+    last = (ours or list(frames))[-1]
+    return f"{Path(last.filename).name}:{last.lineno}"
 
 
 def _say(*lines: str) -> None:

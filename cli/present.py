@@ -11,6 +11,7 @@ from rich.text import Text
 
 from onboarding.advice import advice
 from onboarding.endings import EXIT_ATTENTION, EXIT_ONBOARDED, EXIT_WAITING
+from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
 from onboarding.ledger.views import CaseView, EventView, StepView
 
@@ -47,7 +48,7 @@ def console(*, wide: bool = True) -> Console:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """One JSON line."""
-    print(json.dumps(value, default=_plain, ensure_ascii=False))
+    print(json.dumps(value, default=_plain))  # in ASCII, which every pipe and terminal takes
 
 
 def case_json(case: CaseView) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def step_json(step: StepView) -> dict[str, Any]:
         "attempts": step.intent.attempts,
         "code": step.code,
         "http_status": step.http_status,
-        "what_to_do": advice(step.code) or None,
+        "what_to_do": step_advice(step) or None,
         "outcome": dict(step.outcome),
         "updated_at": step.updated_at,
         "done_at": step.done_at,
@@ -127,8 +128,32 @@ def why_and_when(case: CaseView) -> str:
     return ", ".join(words)
 
 
-def step_lines(case: CaseView) -> Iterable[Text]:
-    """One line for each step that was asked for, with what to do if it is not done."""
+def how_to_go_on(case: CaseView) -> str:
+    """What a person does next about a case that is not done, and when it goes on by itself."""
+    resume = f"onboard resume {case.id}"
+    if case.status is CaseStatus.ATTENTION:
+        return f"when that is mended: {resume}"
+    why = why_and_when(case)
+    if case.status is not CaseStatus.READY or not why:
+        return ""
+    if case.lease_left_s > 0:
+        return why
+    if case.blocked:  # a resume would not even try the log-in
+        return (
+            f"{why}; then: {resume}. If the account was mended on the other side: onboard doctor --try-login-again, then "
+            f"{resume}"
+        )
+    return f"{why}; sooner with: {resume}"
+
+
+def case_lines(case: CaseView) -> Iterable[Text]:
+    """A line for each step that was asked for, and one for the case's own reason, with what to do."""
+    yield from _step_lines(case)
+    if case.status is CaseStatus.ATTENTION and case.reason not in {step.code for step in case.steps.values()}:
+        yield Text(f"  {case.reason}: {advice(case.reason)}")
+
+
+def _step_lines(case: CaseView) -> Iterable[Text]:
     for step in case.steps.values():
         if step.status is StepStatus.NOT_REQUESTED:
             continue
@@ -136,8 +161,13 @@ def step_lines(case: CaseView) -> Iterable[Text]:
         if step.code:
             status = f" (HTTP {step.http_status})" if step.http_status else ""
             line.pad_right(max(0, _STATUS_COLUMN - len(line)))
-            line.append(f"  {step.code}{status}: {advice(step.code)}")
+            line.append(f"  {step.code}{status}: {step_advice(step)}")
         yield line
+
+
+def step_advice(step: StepView) -> str:
+    """What to do about a step's code; it names the system's address where that could be wrong."""
+    return advice(step.code, OPENSPECIMEN if step.name is StepName.REGISTRATION else CLINICAL_ONE)
 
 
 def styled(word: str) -> Text:

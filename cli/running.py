@@ -1,9 +1,11 @@
-"""Running a command's coroutine so that Ctrl-C and SIGTERM stop it in good order."""
+"""Running a command so that Ctrl-C and SIGTERM stop it in good order."""
 
 import asyncio
 import signal
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final, NoReturn
+
+_STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(work: Coroutine[Any, Any, int]) -> int:
@@ -14,12 +16,31 @@ def run(work: Coroutine[Any, Any, int]) -> int:
     """
 
     async def stoppable() -> int:
-        task = asyncio.current_task()
-        assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        # As Ctrl-C, which cancels the task once. (asyncio's own handler would cancel it again while Prefect, which takes
+        # SIGTERM over for as long as a flow runs, has it unwinding already: the lease would not be given back.)
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         return await work
 
     try:
         return asyncio.run(stoppable())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+    except BaseException as error:
+        if type(error).__name__ == "TerminationSignal":  # Prefect's word for SIGTERM; not imported for its name
+            raise KeyboardInterrupt from None
+        raise
+
+
+def stop_once() -> None:
+    """Let the first Ctrl-C, SIGTERM or closed terminal raise ``KeyboardInterrupt``, and none interrupt what it leads to.
+
+    For commands that start processes and must end them: a second signal would leave some behind.
+    """
+
+    def stop(*_: object) -> NoReturn:
+        for number in _STOPPING:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in _STOPPING:
+        signal.signal(number, stop)

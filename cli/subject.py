@@ -66,7 +66,7 @@ async def _resume(settings: Settings, cases: list[str], json: bool) -> int:
     statuses = []
     async with open_workbench(settings, found, actor=doors.actor()) as bench:
         for case_id in cases:
-            if await bench.in_thread(bench.ledger.case, case_id) is None:
+            if not case_id.isascii() or await bench.in_thread(bench.ledger.case, case_id) is None:
                 raise BadInput([f"there is no case {case_id} in this ledger; 'onboard status' lists them."])
         for case_id in cases:
             worked = await doors.door_for(api)(bench, case_id, True)
@@ -79,9 +79,7 @@ async def _plan(settings: Settings, request: IntakeRequest, json: bool) -> int:
     found = await doors.connections(settings, api)
     coded = request.without_personal_data()
     if api is not None and coded.vendor_json() == request.vendor_json():  # else its details would enter Prefect
-        from flows.onboard_subject import onboard_subject
-
-        await onboard_subject(request=coded, dry_run=True, return_state=True)
+        await doors.observed_plan(coded)
     lines = await doors.show_plan(settings, found, request)
     if json:
         for line in lines:
@@ -102,17 +100,15 @@ def _say(worked: doors.Worked, *, observed: bool, json: bool, notes: list[str]) 
         return facts.exit_status
     out = present.console()
     seen = "" if observed else f" ({doors.NOT_OBSERVED})"
-    out.print(f"Case {worked.case.id}: {worked.ending} - {facts.meaning}{seen}")
+    out.print(f"Case {worked.case.id}: {worked.ending} - {facts.meaning}{seen}", soft_wrap=True)
     for note in notes:
-        out.print(f"  note: {note}")
-    for line in present.step_lines(worked.case):
-        out.print(line)
+        out.print(f"  note: {note}", soft_wrap=True)
+    for line in present.case_lines(worked.case):
+        out.print(line, soft_wrap=True)
     if worked.ending in (Ending.HELD_BY_ANOTHER_RUN, Ending.LEASE_LOST) and worked.what:
-        out.print(f"  {worked.what}")
-    elif worked.ending is Ending.NEEDS_ATTENTION:
-        out.print(f"  when that is mended: onboard resume {worked.case.id}")
-    elif why := present.why_and_when(worked.case):
-        out.print(f"  {why}; sooner with: onboard resume {worked.case.id}")
+        out.print(f"  {worked.what}", soft_wrap=True)
+    elif hint := present.how_to_go_on(worked.case):
+        out.print(f"  {hint}", soft_wrap=True)
     return facts.exit_status
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
+from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN
 from onboarding.explanations import explain
 
 _OURS: Final[Mapping[str, str]] = {
@@ -52,10 +53,39 @@ _OURS: Final[Mapping[str, str]] = {
 OUTCOME_WORDS: Final = frozenset({"ALREADY_SO", "UPDATED", "DISPENSED", "REGISTERED", "CREATED", "PROBE_FOUND_APPLIED"})
 
 
-def advice(code: str | None) -> str:
-    """What a code means and what to do about it; an empty text for no code."""
+# The setting behind a system's address. A code is followed by it if the address could be what is wrong.
+_ADDRESSES: Final[Mapping[str, str]] = {
+    OPENSPECIMEN: "ONBOARDING_OPENSPECIMEN_URL or the block open-specimen/default",
+    CLINICAL_ONE: "ONBOARDING_CLINICAL_ONE_URL and _TOKEN_URL or the block clinical-one/default",
+}
+_MAYBE_THE_ADDRESS: Final = frozenset(
+    {
+        "ANSWER_NOT_HTTP",
+        "BAD_ADDRESS",
+        "CONNECT_FAILED",
+        "CONNECT_REFUSED",
+        "CUT",
+        "DEADLINE_PASSED",
+        "DNS_FAILED",
+        "LOGIN_REFUSED",
+        "REDIRECTED",
+        "TLS_CERTIFICATE_REFUSED",
+        "TLS_FAILED",
+        "UNEXPECTED_ANSWER",
+        "UNREADABLE_ANSWER",
+    }
+)
+
+
+def advice(code: str | None, system: str | None = None) -> str:
+    """What a code means and what to do about it; an empty text for no code.
+
+    With the ``system`` that was called, an address that could be wrong is named by its setting.
+    """
     if code is None:
         return ""
+    if system is not None and code in _MAYBE_THE_ADDRESS:
+        return f"{system}: {explain(code)} Its address: {_ADDRESSES[system]}."
     if code.startswith("INVENTORY_STATUS_"):
         return (
             f"The device's inventory status is {code.rsplit('_', 1)[1]}, not 4 (Dispensed); find out what became of it, "

@@ -4,18 +4,17 @@ Vendor connections come from the environment here; the flows fall back to Prefec
 Every problem names its setting, says what is wrong and what is allowed; secrets are never echoed.
 """
 
-import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Final, Literal, get_args
 from zoneinfo import ZoneInfo
 
 import platformdirs
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
+from onboarding.addresses import address_problem
 from onboarding.errors import BadSettings
 
 PREFIX: Final = "ONBOARDING_"
@@ -174,7 +173,13 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     try:
         settings = Settings(**values)
     except ValidationError as error:
-        problems += [_problem(origins.get(str(e["loc"][0]), str(e["loc"][0])), e) for e in error.errors()]
+        found = error.errors()
+        inside = {e["loc"][0] for e in found if len(e["loc"]) > 1}  # a list is not empty because its entries are wrong
+        problems += [
+            _problem(origins.get(str(e["loc"][0]), str(e["loc"][0])), e)
+            for e in found
+            if len(e["loc"]) > 1 or e["loc"][0] not in inside
+        ]
         raise BadSettings(problems) from None
     if problems:
         raise BadSettings(problems)
@@ -208,8 +213,13 @@ def connection_problems(connection: BaseModel, settings: Settings, *, prefix: st
     problems = []
     for name in ("url", "token_url"):
         address = getattr(connection, name, None)
-        if address is not None and (why := _address_problem(address, settings)):
+        if address is not None and (why := _why_not_contact(address, settings)):
             problems.append(f"{prefix}{name.upper() if prefix.isupper() else name}: {why}")
+    segment = getattr(connection, "dnd_path", None)
+    if segment is not None and ("/" in segment or not segment.strip(". ")):
+        problems.append(
+            f"{prefix}{'DND_PATH' if prefix.isupper() else 'dnd_path'}: must be one path segment, such as dndexception."
+        )
     zone = getattr(connection, "time_zone", None)
     if zone is not None and not _is_zone(zone):
         problems.append(
@@ -218,31 +228,8 @@ def connection_problems(connection: BaseModel, settings: Settings, *, prefix: st
     return problems
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host name can only mean this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _address_problem(address: str, settings: Settings) -> str | None:
-    try:
-        parts = urlsplit(address)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError:
-        return "not a web address; write it like https://host:8443/path."
-    if parts.scheme not in ("http", "https") or not host:
-        return "not a web address; write it like https://host:8443/path."
-    if parts.username or parts.password or parts.query or parts.fragment:
-        return "must hold no user, password, query or fragment; give those in their own settings."
-    if settings.loopback_only and not is_loopback(host):
-        return "is not on this machine, and ONBOARDING_LOOPBACK_ONLY allows no other; use the sandbox's address."
-    if parts.scheme == "http" and not is_loopback(host) and not settings.allow_plain_http:
-        return "plain http is allowed to this machine only; use https (or set ONBOARDING_ALLOW_PLAIN_HTTP=true)."
-    return None
+def _why_not_contact(address: str, settings: Settings) -> str | None:
+    return address_problem(address, loopback_only=settings.loopback_only, allow_plain_http=settings.allow_plain_http)
 
 
 def _is_zone(name: str) -> bool:
@@ -265,16 +252,19 @@ def _without_slashes(connection: BaseModel) -> BaseModel:
 
 def _read_file(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     path = settings_file(environ)
+    named = f"{PREFIX}SETTINGS_FILE: " if environ.get(PREFIX + "SETTINGS_FILE") else ""
     try:
         stored = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         if environ.get(PREFIX + "SETTINGS_FILE"):
-            return {}, [f"{PREFIX}SETTINGS_FILE: there is no file {path}; write one with 'onboard setup' or unset it."]
+            return {}, [f"{PREFIX}SETTINGS_FILE: there is no file {path}; write one, or unset it."]
         return {}, []
     except (OSError, UnicodeDecodeError) as error:
-        return {}, [f"{path}: cannot be read ({type(error).__name__}); make it readable for this user, or remove it."]
+        return {}, [
+            f"{named}{path}: cannot be read ({type(error).__name__}); name a text file that this user may read, or none."
+        ]
     except tomllib.TOMLDecodeError as error:
-        return {}, [f"{path}: not valid TOML: {error}."]
+        return {}, [f"{named}{path}: not valid TOML: {error}."]
     unknown = sorted(set(stored) - set(Settings.model_fields))
     return stored, [
         f"{path}: unknown setting {name!r}; allowed: {', '.join(Settings.model_fields)}." for name in unknown
@@ -285,5 +275,7 @@ def _problem(where: str, error: Any) -> str:
     """A pydantic error as one plain line, without the value."""
     if error["type"] == "missing":
         return f"{where}: is missing; set it, or unset the other settings of this connection."
+    if error["type"] == "too_short" and error["loc"] == ("modes",):
+        return f"{where}: names no mode; allowed are {', '.join(get_args(Mode))}."
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{where}: {message[:1].lower()}{message[1:]}."
