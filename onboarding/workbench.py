@@ -12,6 +12,7 @@ from onboarding.ledger.leasing import Closed, Runner
 from onboarding.ledger.ledger import Ledger, open_ledger
 from onboarding.ledger.opening import Opened
 from onboarding.ledger.views import Held
+from onboarding.ledger.writes import Lease
 from onboarding.request import OnboardingRequest
 from onboarding.settings import PREFIX, Connections, Settings
 from onboarding.steps.session import CaseSession
@@ -93,12 +94,19 @@ class Workbench:
         )
         return found
 
+    def _take(self, case_id: str, retry: bool) -> Lease | Held | Closed:
+        case = self.ledger.case(case_id)
+        if case is not None:
+            _check_mode(case.mode, self.settings)  # another installation, or other settings, may have opened it
+        return self.ledger.take(case_id, self.runner, self.systems.addresses, retry=retry)
+
     @asynccontextmanager
     async def session(self, case_id: str, *, retry: bool = False) -> AsyncIterator[CaseSession | Held | Closed]:
-        """Take a case's lease and renew it meanwhile; or say who holds the case, or why it cannot be worked."""
-        taken = await self.in_thread(
-            lambda: self.ledger.take(case_id, self.runner, self.systems.addresses, retry=retry)
-        )
+        """Take a case's lease and renew it meanwhile; or say who holds the case, or why it cannot be worked.
+
+        Raises ``BadInput`` if the case's mode is not allowed here (any more).
+        """
+        taken = await self.in_thread(self._take, case_id, retry)
         if isinstance(taken, Held | Closed):
             yield taken
             return
@@ -116,7 +124,10 @@ class Workbench:
 
 def check_mode(request: OnboardingRequest, settings: Settings) -> None:
     """Refuse a study mode that this installation may not touch."""
-    mode = str(request.subject.mode)
+    _check_mode(str(request.subject.mode), settings)
+
+
+def _check_mode(mode: str, settings: Settings) -> None:
     if mode not in settings.modes:
         raise BadInput(
             [f"subject.mode: {mode!r} is not allowed here; allowed: {', '.join(settings.modes)} (ONBOARDING_MODES)."]

@@ -14,11 +14,11 @@ from onboarding.steps.case import conclude, work_case
 from onboarding.vendors.wire import Deadline
 from tests.steps.lab import MODE, STUDY, Lab, cloud_to_cloud, due, laboratory, leased, only
 from tests.support.requests import LEFT_OUT, example
-from vendor_sandbox import seed
 from vendor_sandbox import clinical_one_errors as phrases
+from vendor_sandbox import seed
 
 STEP = StepName.DEVICE
-SHORT = {"request_timeout_seconds": 0.5, "settle_seconds": 0.1}
+SHORT: dict[str, Any] = {"request_timeout_seconds": 0.5, "settle_seconds": 0.1}
 
 
 def device(number: int = 1, **changes: Any) -> dict[str, Any]:
@@ -113,7 +113,9 @@ async def test_each_resend_has_a_quiet_time_of_its_own(lab: Lab) -> None:
     assert (await lab.work_to_the_end(case_id)).status is CaseStatus.DONE
     sent = [entry["monotonic"] for entry in lab.calls("register_device")]
     assert len(sent) == 3
-    assert all(later - earlier >= lab.bench.settings.quiet_seconds for earlier, later in zip(sent, sent[1:], strict=False))
+    assert all(
+        later - earlier >= lab.bench.settings.quiet_seconds for earlier, later in zip(sent, sent[1:], strict=False)
+    )
 
 
 # Device-to-cloud: the access-code call

@@ -14,7 +14,7 @@ from tests.support.requests import KIT_TYPE_ID, SITE_ID, VISIT_ID
 from vendor_sandbox import seed
 
 STEP = StepName.DND_EXCEPTION
-SHORT = {"request_timeout_seconds": 0.5, "settle_seconds": 0.1}
+SHORT: dict[str, Any] = {"request_timeout_seconds": 0.5, "settle_seconds": 0.1}
 
 
 def exception(number: int = 1, **changes: Any) -> dict[str, Any]:

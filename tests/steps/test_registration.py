@@ -14,7 +14,7 @@ from tests.support.requests import example
 from vendor_sandbox import seed
 
 STEP = StepName.REGISTRATION
-SHORT = {"request_timeout_seconds": 0.5, "settle_seconds": 0.1}
+SHORT: dict[str, Any] = {"request_timeout_seconds": 0.5, "settle_seconds": 0.1}
 
 
 def registration(**changes: Any) -> dict[str, Any]:
