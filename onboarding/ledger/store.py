@@ -60,7 +60,8 @@ class Store:
     """One ledger database. Threads may share it; each call takes a connection of its own.
 
     ``clock`` tells the epoch and the seconds by which leases and quiet times go; by default it is this boot's clock
-    (SQLite) or the database's (PostgreSQL). ``busy_seconds``: how long a write waits for another one to end.
+    (SQLite) or the database's (PostgreSQL). ``busy_seconds``: how long a write waits for another one to end, and a call
+    for a free connection.
     """
 
     def __init__(self, url: str, *, clock: LeaseClock | None = None, busy_seconds: float = 30.0) -> None:
@@ -203,6 +204,7 @@ def _postgresql_engine(url: URL, busy_seconds: float) -> Engine:
         url,
         pool_size=8,
         max_overflow=8,
+        pool_timeout=busy_seconds,
         pool_pre_ping=True,
         hide_parameters=True,
         connect_args={"connect_timeout": 10, "application_name": "subject-onboarding"},
@@ -223,7 +225,9 @@ def _sqlite_engine(url: URL, busy_seconds: float) -> Engine:
     engine = create_engine(
         url,
         poolclass=QueuePool,
-        pool_size=4,
+        pool_size=8,
+        max_overflow=8,
+        pool_timeout=busy_seconds,
         hide_parameters=True,
         connect_args={"timeout": busy_seconds, "check_same_thread": False},
     )

@@ -93,3 +93,21 @@ def another_bench(ledger_url: str, clock: HandClock) -> Iterator[Callable[..., B
     yield open_again
     for each in opened:
         each.close()
+
+
+@pytest.fixture
+def sqlite_bench(sqlite_template: Path, tmp_path: Path, clock: HandClock) -> Iterator[Bench]:
+    """A ledger on SQLite, for what is so on SQLite alone."""
+    shutil.copy(sqlite_template, tmp_path / "only.db")
+    found = Bench(Ledger(Store(f"sqlite:///{tmp_path / 'only.db'}", clock=clock), LedgerKey.from_text(KEY_TEXT)), clock)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def postgres_bench(postgres_url: str, clock: HandClock) -> Iterator[Bench]:
+    """A ledger on PostgreSQL, for what is so on PostgreSQL alone."""
+    migrate(settings_for(postgres_url))
+    found = Bench(Ledger(Store(postgres_url, clock=clock), LedgerKey.from_text(KEY_TEXT)), clock)
+    yield found
+    found.close()

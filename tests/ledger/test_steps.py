@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from onboarding.ledger.states import STEP_TRANSITIONS, ForbiddenTransition, StepEvent, StepStatus
+from onboarding.ledger.views import StepView
 from onboarding.ledger.writes import StepWrite
 from tests.ledger.bench import (
     DEVICE,
@@ -204,5 +205,9 @@ def test_a_rolled_back_dispensation_is_looked_at_again(bench: Bench) -> None:
 
 def test_a_step_looks_in_its_own_write_as_it_will_after_it(bench: Bench) -> None:
     lease = bench.open_and_lease()
-    seen = bench.do(lease, REGISTRATION, lambda s: (applied(s), s.view())[1])
-    assert seen == bench.step(lease.case_id, REGISTRATION)
+
+    def look(step: StepWrite) -> StepView:
+        applied(step)
+        return step.view()
+
+    assert bench.do(lease, REGISTRATION, look) == bench.step(lease.case_id, REGISTRATION)
