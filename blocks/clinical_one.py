@@ -25,12 +25,21 @@ class ClinicalOne(Block):
     _block_type_slug: ClassVar[str] = "clinical-one"
     _description: ClassVar[str] = "OAuth client for Oracle Clinical One. The flows use the block named default."
 
-    url: str = Field(title="Tenant address", description="Example: https://tenant.clinicalone.oraclecloud.com")
-    token_url: str = Field(title="Token address", description="Full address of the token service, on its own host.")
-    client_id: str = Field(title="Client id")
-    client_secret: SecretStr = Field(title="Client secret")
-    scope: str = Field(title="Scope", description="Separated by spaces. Example: tenant.ec-ors-svc.all")
+    url: str = Field(
+        min_length=1, title="Tenant address", description="Example: https://tenant.clinicalone.oraclecloud.com"
+    )
+    token_url: str = Field(
+        min_length=1, title="Token address", description="Full address of the token service, on its own host."
+    )
+    client_id: str = Field(
+        min_length=1, title="Client id", description="Of the OAuth client. Example: onboarding-client"
+    )
+    client_secret: SecretStr = Field(
+        min_length=1, title="Client secret", description="Stored encrypted, shown as stars."
+    )
+    scope: str = Field(min_length=1, title="Scope", description="Separated by spaces. Example: tenant.ec-ors-svc.all")
     dnd_path: str = Field(
+        min_length=1,
         default="dndexception",
         title="DND path",
         description="Path segment of the DND exceptions. Example: dndexception",

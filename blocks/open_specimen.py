@@ -28,15 +28,19 @@ class OpenSpecimen(Block):
     )
 
     url: str = Field(
+        min_length=1,
         title="Address",
         description="Up to the application name. Example: https://openspecimen.example.org:8443/openspecimen",
     )
     username: str = Field(
-        title="Log-in name", description="Needs the right to update registrations. Example: onboarding"
+        min_length=1, title="Log-in name", description="Needs the right to update registrations. Example: onboarding"
     )
-    password: SecretStr = Field(title="Password")
-    domain: str = Field(default="openspecimen", title="Log-in domain", description="Example: openspecimen")
+    password: SecretStr = Field(min_length=1, title="Password", description="Stored encrypted, shown as stars.")
+    domain: str = Field(
+        min_length=1, default="openspecimen", title="Log-in domain", description="Example: openspecimen"
+    )
     time_zone: str = Field(
+        min_length=1,
         default="UTC",
         title="Time zone of the server",
         description="Dates are days in this zone. Example: Europe/Berlin",

@@ -77,10 +77,10 @@ async def onboard_subject(
 
 
 async def _onboard(bench: Workbench, case_id: str, *, retry: bool) -> State[Any]:
+    await tag_run(bench, case_id)
     async with bench.session(case_id, retry=retry) as session:
         if isinstance(session, Held | Closed):
             return not_worked(case_id, session)
-        await tag_run(case_id, session.request.subject.study_id)
         with working_on(session) as reports:
             for step_task in STEP_TASKS:
                 if not (await report_of(step_task, case_id)).goes_on:

@@ -15,7 +15,7 @@ from onboarding.advice import advice
 from onboarding.endings import ENDINGS, Ending
 from onboarding.ledger.leasing import Closed
 from onboarding.ledger.states import CaseStatus
-from onboarding.ledger.views import Held
+from onboarding.ledger.views import CaseView, Held
 from onboarding.settings import load_settings
 from onboarding.workbench import Workbench, open_workbench
 
@@ -54,12 +54,13 @@ def not_worked(case_id: str, why: Held | Closed) -> State[Any]:
     return ended(Ending.REQUEST_REFUSED, case_id, what=f"it is {why.status} and cannot be worked.")
 
 
-async def tag_run(case_id: str, study_id: str) -> None:
+async def tag_run(bench: Workbench, case_id: str) -> None:
     """Tag this run with its case and study, so that all runs of a case are found; a failure is only noted."""
     context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
+    case: CaseView | None = await bench.in_thread(bench.ledger.case, case_id)
+    if context is None or context.flow_run is None or case is None:
         return
-    tags = sorted({*context.flow_run.tags, f"case:{case_id}", f"study:{study_id}"})
+    tags = sorted({*context.flow_run.tags, f"case:{case_id}", f"study:{case.study_id}"})
     try:
         async with get_client() as client:
             await client.update_flow_run(context.flow_run.id, tags=tags)

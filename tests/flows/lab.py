@@ -17,9 +17,10 @@ from prefect.flow_engine import run_flow
 from prefect.states import Scheduled
 
 from flows.onboard_subject import onboard_subject
-from onboarding.ledger.states import CaseStatus
-from tests.steps.lab import Lab, laboratory
+from onboarding.ledger.states import CaseStatus, StepName, StepStatus
+from tests.steps.lab import Lab, laboratory, only
 from tests.support.prefect_server import PrefectServer
+from vendor_sandbox import seed
 
 STEPS: Final = ("registration", "dispensation", "device", "dnd_exception")
 _REACHES_THE_SERVER_S: Final = 30.0
@@ -128,3 +129,20 @@ async def flow_laboratory(
         ours = FlowLab(lab.sandbox, folder, settings)
         ours.environment, ours.bench, ours.server = lab.environment, lab.bench, server
         yield ours
+
+
+async def unknown_registration(lab: FlowLab) -> Ran:
+    """Our update was lost on its way, and meanwhile someone else edited the registration."""
+    lab.fault("update_registration", "cut", when="before")
+    held = lab.fault("read_registration", "hold", nth=2)
+    run = asyncio.create_task(lab.flow(request=only("registration")))
+    await lab.control.wait_held(fault_id=held)
+    edited = seed.default()["openspecimen"]
+    edited["registrations"][0]["ppid"] = "ASCI777"
+    lab.control.seed({"openspecimen": {"registrations": edited["registrations"][:1]}}, add=True)
+    lab.control.remove_faults()
+    ran = await run
+    assert ran.how == ("FAILED", "NeedsAttention"), ran.message
+    (case,) = lab.bench.ledger.cases()
+    assert case.steps[StepName.REGISTRATION].status is StepStatus.UNKNOWN
+    return ran

@@ -11,10 +11,10 @@ from onboarding.clocks import boot_seconds
 from onboarding.endings import ENDINGS, Ending
 from onboarding.ledger.leasing import Runner
 from onboarding.ledger.ledger import Ledger
-from onboarding.ledger.states import CaseStatus, StepName, StepStatus
+from onboarding.ledger.states import CaseStatus
 from onboarding.ledger.store import Store
 from onboarding.ledger.writes import Lease
-from tests.flows.lab import STEPS, FlowLab
+from tests.flows.lab import STEPS, FlowLab, unknown_registration
 from tests.steps.lab import STUDY, cloud_to_cloud, leased, only
 from tests.support.requests import INVENTORY_ID, example, request
 from vendor_sandbox import seed
@@ -261,13 +261,6 @@ async def test_a_ledger_that_cannot_be_opened_fails_and_says_where(
     assert lab.calls() == []
 
 
-async def test_the_vendor_being_away_is_no_failure_of_the_run(lab: FlowLab) -> None:
-    lab.control.listening("openspecimen", open=False)
-    ran = await lab.flow(request=only("registration"))
-    assert ran.how == ("COMPLETED", "RetryScheduled")
-    assert "CONNECT_REFUSED" in ran.message
-
-
 async def test_a_refused_log_in_is_scheduled_and_never_tried_again(
     lab: FlowLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,22 +283,6 @@ async def test_an_unknown_outcome_needs_attention_and_is_never_sent_again(lab: F
         assert ran.how == ("FAILED", "NeedsAttention")
         assert "then decide" in ran.message
     assert lab.calls() == sent
-
-
-async def unknown_registration(lab: FlowLab) -> None:
-    """Our update was lost on its way, and meanwhile someone else edited the registration."""
-    lab.fault("update_registration", "cut", when="before")
-    held = lab.fault("read_registration", "hold", nth=2)
-    run = asyncio.create_task(lab.flow(request=only("registration")))
-    await lab.control.wait_held(fault_id=held)
-    edited = seed.default()["openspecimen"]
-    edited["registrations"][0]["ppid"] = "ASCI777"
-    lab.control.seed({"openspecimen": {"registrations": edited["registrations"][:1]}}, add=True)
-    lab.control.remove_faults()
-    ran = await run
-    assert ran.how == ("FAILED", "NeedsAttention"), ran.message
-    (case,) = lab.bench.ledger.cases()
-    assert case.steps[StepName.REGISTRATION].status is StepStatus.UNKNOWN
 
 
 def test_the_names_of_the_endings_are_states_of_prefects_types() -> None:
