@@ -20,7 +20,15 @@ _LARGEST_FILE = 1024 * 1024
 Flag = Annotated[bool, Parameter(negative="")]
 
 
-def subject(file: str, /, *, dry_run: Flag = False, json: Flag = False) -> int:
+def _no_option(_type: object, file: str) -> None:
+    if file.startswith("-") and file != "-":
+        raise ValueError(f"there is no option {file}; a file of this name is written ./{file}.")
+
+
+FileArgument = Annotated[str, Parameter(allow_leading_hyphen=True, validator=_no_option)]  # else - is no argument
+
+
+def subject(file: FileArgument, /, *, dry_run: Flag = False, json: Flag = False) -> int:
     """Onboard one subject from a JSON file.
 
     Args:
