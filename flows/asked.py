@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, TypeVar
 
 from prefect.flows import Flow
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from onboarding.errors import BadInput
 from onboarding.identifiers import normalise_id
@@ -96,6 +96,11 @@ def name_of_run(parameters: Mapping[str, Any]) -> str:
         return f"subject ..{normalise_id(next(str(one) for one in ids if one is not None))[-8:]}"
     except (BadInput, ValueError, StopIteration):
         return "no request"
+
+
+def shown(*, title: str, description: str) -> Any:
+    """How a form shows a run's parameter. Prefect takes a field's own title and description for those of its function."""
+    return Field(json_schema_extra={"title": title, "description": description})
 
 
 class AskedFlow(Flow[P, R]):

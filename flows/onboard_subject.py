@@ -6,9 +6,8 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Failed
-from pydantic import Field
 
-from flows.asked import Asked, asked_flow, name_of_run, read_asked
+from flows.asked import Asked, asked_flow, name_of_run, read_asked, shown
 from flows.plan_artifact import plan_rows, save_plan
 from flows.run import ended, is_page_retry, not_worked, tag_run, workbench_of_this_run
 from onboarding.endings import Ending
@@ -26,16 +25,16 @@ from tasks.step_task import report_of, working_on
 
 RequestField = Annotated[
     OnboardingRequest | None,
-    Field(title="Request", description="Who is onboarded and what is asked for. Leave it out to go on with a case."),
+    shown(title="Request", description="Who is onboarded and what is asked for. Leave it out to go on with a case."),
 ]
 CaseField = Annotated[
-    str | None, Field(title="Case", description="A case to go on with, instead of a request. Example: 7K3Q9M2XW4TB")
+    str | None, shown(title="Case", description="A case to go on with, instead of a request. Example: 7K3Q9M2XW4TB")
 ]
 DryRunField = Annotated[
-    bool, Field(title="Dry run", description="Read only, and show what would be done. Nothing is sent or stored.")
+    bool, shown(title="Dry run", description="Read only, and show what would be done. Nothing is sent or stored.")
 ]
 RetryField = Annotated[
-    bool, Field(title="Try refused steps again", description="For a case that needs attention and was mended since.")
+    bool, shown(title="Try refused steps again", description="For a case that needs attention and was mended since.")
 ]
 
 

@@ -164,7 +164,7 @@ async def test_secrets_of_blocks_are_encrypted_and_shown_as_stars(blocks: FlowLa
     stored = open_server_database(blocks.server)
     assert seed.PASSWORD not in stored
     assert seed.CLIENT_SECRET not in stored
-    block = await OpenSpecimen.aload("default")
+    block: OpenSpecimen = await OpenSpecimen.aload("default")
     assert block.password.get_secret_value() == seed.PASSWORD
     assert seed.PASSWORD not in repr(block) + str(block)
 
