@@ -146,6 +146,16 @@ def test_a_doubt_is_ended_by_a_proof_and_not_by_a_later_answer(bench: Bench) -> 
     assert (view.open, view.intent.in_doubt, view.intent.absences) == (False, False, 1)
 
 
+def test_absences_can_be_counted_anew_and_attempts_go_on(bench: Bench) -> None:
+    lease = bench.open_and_lease()
+    taken(bench, lease)
+    do(bench, lease, lambda c: c.intend(INTENT))
+    do(bench, lease, lambda c: c.absent())
+    do(bench, lease, lambda c: c.count_absences_anew())
+    intent = taken(bench, lease).intent
+    assert (intent.absences, intent.attempts) == (0, 1)
+
+
 def test_what_is_learned_is_added_to_the_intent(bench: Bench) -> None:
     lease = bench.open_and_lease()
     taken(bench, lease)

@@ -42,7 +42,13 @@ STEP_ROWS = """
     rolled_back     pending -> pending
     retried         refused -> pending
     decided_applied unknown -> done
+    decided_applied refused -> done
+    decided_applied pending -> done
+    decided_applied done -> done
     decided_absent  unknown -> pending
+    decided_absent  refused -> pending
+    decided_absent  done -> pending
+    decided_absent  pending -> pending
     requested       not_requested -> pending
     requested       pending -> pending
     requested       refused -> pending
@@ -107,7 +113,7 @@ def test_nothing_leaves_cancelled_and_only_a_person_ends_unknown() -> None:
 
 def test_no_effect_follows_from_a_final_status_by_itself() -> None:
     leaving = {event for event, before in STEPS if before in FINAL_STEP_STATUSES}
-    assert leaving == {"rolled_back", "requested", "withdrawn"}
+    assert leaving == {"rolled_back", "requested", "withdrawn", "decided_applied", "decided_absent"}
 
 
 @pytest.mark.parametrize(
