@@ -13,8 +13,9 @@ from typing import Any, Final
 from onboarding.clocks import utc_now
 from onboarding.endings import Ending
 from onboarding.intake import parse_request
+from onboarding.keys import key_file
 from onboarding.ledger.leasing import Closed
-from onboarding.ledger.ledger import key_file, open_ledger
+from onboarding.ledger.ledger import open_ledger
 from onboarding.ledger.states import CaseStatus, StepName
 from onboarding.ledger.views import CaseView, EventView, Held, StepView
 from onboarding.settings import load_connections, load_settings

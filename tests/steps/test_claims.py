@@ -1,6 +1,7 @@
 """What two cases could both touch: bound to one subject; and what keeps a case from being worked at all."""
 
 import asyncio
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from onboarding.ledger.leasing import Closed
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
 from onboarding.steps.attempt import attempt_step
 from onboarding.steps.case import conclude
-from tests.steps.lab import MODE, STUDY, Lab, cloud_to_cloud, due, laboratory, leased, only
+from tests.steps.lab import MODE, STUDY, Lab, cloud_to_cloud, laboratory, leased, only
 from tests.support.requests import example
 from vendor_sandbox import running_sandbox, seed
 
@@ -78,7 +79,6 @@ async def test_another_case_of_the_same_subject_waits_for_its_turn(lab: Lab) -> 
     assert (report.ending, report.code) == (Ending.RETRY_SCHEDULED, "HELD_BY_ANOTHER_CASE")
     assert report.due_at is not None
     assert (await lab.work_to_the_end(first)).status is CaseStatus.DONE
-    await due(lab.case(second))
     assert (await lab.work(second)).ending is Ending.ONBOARDED
     assert lab.changes()["registration_updated"] == 1
 
@@ -190,7 +190,7 @@ async def test_pauses_grow_while_a_system_is_away(lab: Lab) -> None:
         report = await lab.attempt(case_id)
         assert (report.ending, report.code) == (Ending.RETRY_SCHEDULED, "CONNECT_REFUSED")
         waits.append(report.steps[-1].wait_s)
-    assert all(later > earlier * 1.5 for earlier, later in zip(waits, waits[1:], strict=False))
+    assert all(later > earlier * 1.5 for earlier, later in pairwise(waits))
     lab.control.listening("openspecimen", open=True)
     assert (await lab.work(case_id)).ending is Ending.ONBOARDED
 

@@ -9,7 +9,7 @@ import pytest
 from onboarding.endings import Ending
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
 from onboarding.vendors.wire import Deadline
-from tests.steps.lab import MODE, STUDY, Lab, due, laboratory, only
+from tests.steps.lab import MODE, STUDY, Lab, laboratory, only
 from tests.support.requests import KIT_TYPE_ID, SITE_ID, VISIT_ID
 from vendor_sandbox import seed
 
@@ -127,7 +127,7 @@ async def test_a_success_without_an_id_is_applied_and_the_id_comes_from_the_list
 async def test_a_success_without_an_id_that_is_listed_late_is_waited_for(tmp_path: Path) -> None:
     async with laboratory(tmp_path, switches={"create_answer": "empty"}) as lab:
         lab.fault("list_exceptions", "stale_list", nth=2)
-        case_id, report = await lab.onboard(exception())
+        _, report = await lab.onboard(exception())
         assert report.ending is Ending.ONBOARDED
         assert len(lab.calls("create_exception")) == 1
 
@@ -250,7 +250,7 @@ async def test_an_id_that_is_not_listed_yet_is_waited_for(tmp_path: Path) -> Non
 
 
 async def test_an_id_that_is_missing_after_the_settle_time_is_never_created_again(lab: Lab) -> None:
-    first, _ = await lab.onboard(exception(1))
+    await lab.onboard(exception(1))
     lab.fault("list_exceptions", "stale_list", nth="every")
     second, report = await lab.onboard(exception(2))
     assert (report.ending, report.code) == (Ending.NEEDS_ATTENTION, "EXCEPTION_MISSING")
@@ -262,8 +262,7 @@ async def test_an_id_that_is_missing_after_the_settle_time_is_never_created_agai
 
 
 async def test_the_path_can_be_the_other_edition_of_the_documentation(tmp_path: Path) -> None:
-    names = {"clinical_one_dnd_path": "DND Exception"}
+    names: dict[str, Any] = {"clinical_one_dnd_path": "DND Exception"}
     async with laboratory(tmp_path, switches={"dnd_path": "DND Exception"}, **names) as lab:
         _, report = await lab.onboard(exception())
         assert report.ending is Ending.ONBOARDED
-        await due(lab.case(report.case_id or ""))

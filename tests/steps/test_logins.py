@@ -15,13 +15,13 @@ from tests.steps.lab import Lab, cloud_to_cloud, laboratory
 from tests.support.requests import example
 from vendor_sandbox import seed
 
-WRONG_PASSWORD = {"openspecimen_password": "wrong"}
-WRONG_SECRET = {"clinical_one_client_secret": "wrong"}
-WRONG: list[tuple[str, Mapping[str, str], StepName, str]] = [
+WRONG_PASSWORD: dict[str, Any] = {"openspecimen_password": "wrong"}
+WRONG_SECRET: dict[str, Any] = {"clinical_one_client_secret": "wrong"}
+WRONG: list[tuple[str, Mapping[str, Any], StepName, str]] = [
     ("login", WRONG_PASSWORD, StepName.REGISTRATION, "AUTH_INVALID_CREDENTIALS"),
     ("token", WRONG_SECRET, StepName.DISPENSATION, "INVALID_CLIENT"),
 ]
-RIGHT = {"openspecimen_password": seed.PASSWORD, "clinical_one_client_secret": seed.CLIENT_SECRET}
+RIGHT: dict[str, Any] = {"openspecimen_password": seed.PASSWORD, "clinical_one_client_secret": seed.CLIENT_SECRET}
 
 
 def failures(lab: Lab) -> int:

@@ -119,7 +119,7 @@ async def test_a_probe_that_fails_leaves_the_doubt_and_is_tried_again(lab: Lab) 
 @pytest.fixture
 async def masked(tmp_path: Path) -> Any:
     """An installation whose reader may not see personal data."""
-    names = {"openspecimen_username": "masked", "openspecimen_password": "masked-password"}
+    names: dict[str, Any] = {"openspecimen_username": "masked", "openspecimen_password": "masked-password"}
     async with laboratory(tmp_path, **names) as running:
         yield running
 
