@@ -277,5 +277,5 @@ def _problem(where: str, error: Any) -> str:
         return f"{where}: is missing; set it, or unset the other settings of this connection."
     if error["type"] == "too_short" and error["loc"] == ("modes",):
         return f"{where}: names no mode; allowed are {', '.join(get_args(Mode))}."
-    message = str(error["msg"]).removeprefix("Value error, ")
+    message = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
     return f"{where}: {message[:1].lower()}{message[1:]}."

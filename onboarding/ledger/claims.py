@@ -87,15 +87,20 @@ def take_claims(write: "CaseWrite", keys: Iterable[ClaimKey]) -> Held | None:
 
 
 def settle_claims(write: "CaseWrite", step: StepName, status: StepStatus) -> None:
-    """Follow a step's end: done binds for good, unknown keeps the hold, refused gives it back as it was."""
+    """Follow a step's end: done binds for good, unknown keeps the hold, refused gives it back as it was.
+
+    Pending, after a person decided that nothing was applied, holds it as before the doubt.
+    """
     mine = and_(CLAIMS.c.kind.in_(_KINDS_OF_STEP.get(step, ())), CLAIMS.c.holder_case == write.lease.case_id)
     if status is StepStatus.REFUSED:
         _give_back(write.connection, mine)
-    else:
-        values: dict[str, Any] = {"state": "unknown"}
-        if status is StepStatus.DONE:
-            values = {"state": "done", "holder_case": None, "effect_id": write.lease.case_id}
-        write.connection.execute(update(CLAIMS).where(mine).values(**values, updated_at=write.now))
+        return
+    values: dict[str, Any] = {"state": "unknown"}
+    if status is StepStatus.DONE:
+        values = {"state": "done", "holder_case": None, "effect_id": write.lease.case_id}
+    elif status is StepStatus.PENDING:
+        values = {"state": case((CLAIMS.c.state == "unknown", "held"), else_=CLAIMS.c.state)}
+    write.connection.execute(update(CLAIMS).where(mine).values(**values, updated_at=write.now))
 
 
 def give_back_claims(connection: Connection, case_id: str, step: StepName) -> None:
@@ -109,6 +114,17 @@ class ExceptionClaim:
     def __init__(self, write: "CaseWrite", row: Mapping[str, Any]) -> None:
         self._write = write
         self._row = row
+
+    @classmethod
+    def to_decide(cls, write: "CaseWrite", key: str) -> "ExceptionClaim | Held":
+        """The claim for a person's decision, unless a runner works on it."""
+        claim = cls(write, _locked(write, ClaimKey(ClaimKind.EXCEPTION, key, "")))
+        holder = claim._row["holder_case"]
+        if holder not in (None, write.lease.case_id):
+            left = _lease_left(write, holder, claim._row["holder_fence"])
+            if left > 0:
+                return Held(holder, left)
+        return claim
 
     @classmethod
     def take(cls, write: "CaseWrite", key: str) -> "ExceptionClaim | Held":
@@ -186,6 +202,19 @@ class ExceptionClaim:
     def call_unknown(self) -> None:
         """Nobody here can tell whether it exists; whoever needs it waits for a decision."""
         self._set(state="unknown", holder_case=None)
+
+    def settle_by_decision(self, exception_id: str | None) -> None:
+        """A person decided: it exists under this id, or (None) it does not. Whoever waits for it goes on."""
+        self._set(
+            **NO_INTENT,
+            state="free" if exception_id is None else "done",
+            holder_case=None,
+            absences=0,
+            effect_id=exception_id,
+            duplicates=None,
+            effect_seen_at=None if exception_id is None else self._write.seconds,
+            effect_epoch=None if exception_id is None else self._write.epoch,
+        )
 
     def give_back(self) -> None:
         """Let the next case have it, as it stands."""

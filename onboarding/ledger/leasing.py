@@ -71,7 +71,6 @@ def take(
     lease = Lease(case_id, secrets.token_hex(16), row["fence"] + 1, runner.lease_seconds, runner.actor)
     write = CaseWrite(connection, key, clock, lease, row)
     write.case.update(
-        fence=lease.fence,
         lease_owner=lease.owner,
         takings=row["takings"] + 1,
         idle_takings=row["idle_takings"] + 1,
@@ -83,7 +82,7 @@ def take(
         return closed
     for name in StepName:
         write.step(name).restart_quiet_time()
-    connection.execute(update(CASES).where(CASES.c.id == case_id).values(fence=lease.fence))
+    write.take_fence()
     write.record("lease_taken", detail={"fence": lease.fence, "flow_run_id": runner.flow_run_id})
     reason = _why_not(write, addresses, runner)
     if reason:

@@ -12,8 +12,9 @@ from onboarding.clocks import boot_seconds, utc_now
 from onboarding.errors import CaseContradicted, LedgerError
 from onboarding.intake import IntakeRequest, parse_request
 from onboarding.keys import LedgerKey, key_file, make_key_file, read_key_file
-from onboarding.ledger import claims, leasing, opening, reading, trail
+from onboarding.ledger import claims, deciding, leasing, opening, reading, trail
 from onboarding.ledger.columns import CASES, LEDGER, VENDORS
+from onboarding.ledger.deciding import Decided, Holds
 from onboarding.ledger.leasing import Closed, Runner
 from onboarding.ledger.opening import Addresses, Opened
 from onboarding.ledger.states import CaseStatus
@@ -127,6 +128,10 @@ class Ledger:
         """Let the lease last its full time again."""
         self.fenced(lease, lambda _write: None)
 
+    def decide(self, case_id: str, decided: Decided, holds: Holds) -> None:
+        """Carry out a person's decision; raises ``DecisionRefused``."""
+        self.store.write(lambda c: deciding.decide(c, self.key, self.store.clock(c), case_id, decided, holds))
+
     def keep_late_answer(self, case_id: str, actor: str, answer: dict[str, Any]) -> None:
         """Append an answer that came after the lease was lost."""
         self.store.write(lambda c: leasing.keep_late_answer(c, self.key, case_id, actor, answer))
@@ -201,14 +206,7 @@ def open_ledger(settings: Settings, *, create: bool = True) -> Ledger:
     """
     store = Store(settings.ledger_url)
     try:
-        if _stands(store):
-            ledger = Ledger(store, _key_of(settings, store))
-        elif create:
-            ledger = Ledger(store, _create(store, settings))
-        else:
-            raise LedgerError(
-                f"there is no ledger {store.place} yet: the first 'onboard subject' makes it, or 'onboard migrate'."
-            )
+        ledger = Ledger(store, _key_of(settings, store) if _stands(store) else _create(store, settings, create=create))
         check_ledger(ledger)
     except BaseException:
         store.close()
@@ -263,8 +261,12 @@ def _stands(store: Store) -> bool:
         return store.path is None or (store.path.exists() and not store.is_blank())
 
 
-def _create(store: Store, settings: Settings) -> LedgerKey:
+def _create(store: Store, settings: Settings, *, create: bool = True) -> LedgerKey:
     """Make a new SQLite ledger: its file, its key unless one was given, its schema; whoever comes second finds them."""
+    if not create:
+        raise LedgerError(
+            f"there is no ledger {store.place} yet: the first 'onboard subject' makes it, or 'onboard migrate'."
+        )
     assert store.path is not None, "only SQLite ledgers are made by themselves"
     with _place_said_plainly(store):
         prepare_folder(store.path)

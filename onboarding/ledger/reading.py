@@ -103,4 +103,5 @@ def _case_view(row: Mapping[str, Any], steps: Mapping[StepName, StepView], epoch
         created_at=row["created_at"],
         updated_at=row["updated_at"],
         steps=steps,
+        contradicted=StepName(row["late_answers"][-1]["step"]) if row["late_answers"] else None,
     )

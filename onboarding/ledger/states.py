@@ -91,8 +91,13 @@ STEP_TRANSITIONS: Final[Mapping[StepEvent, Mapping[StepStatus, StepStatus]]] = {
     StepEvent.WAITING: {_S.PENDING: _S.PENDING, _S.OPEN: _S.OPEN},
     StepEvent.ROLLED_BACK: {_S.DONE: _S.PENDING, _S.PENDING: _S.PENDING},
     StepEvent.RETRIED: {_S.REFUSED: _S.PENDING},
-    StepEvent.DECIDED_APPLIED: {_S.UNKNOWN: _S.DONE},
-    StepEvent.DECIDED_ABSENT: {_S.UNKNOWN: _S.PENDING},
+    StepEvent.DECIDED_APPLIED: {_S.UNKNOWN: _S.DONE, _S.REFUSED: _S.DONE, _S.PENDING: _S.DONE, _S.DONE: _S.DONE},
+    StepEvent.DECIDED_ABSENT: {
+        _S.UNKNOWN: _S.PENDING,
+        _S.REFUSED: _S.PENDING,
+        _S.DONE: _S.PENDING,
+        _S.PENDING: _S.PENDING,
+    },
     StepEvent.REQUESTED: {
         _S.NOT_REQUESTED: _S.PENDING,
         _S.PENDING: _S.PENDING,

@@ -84,7 +84,8 @@ class Held:
 class CaseView:
     """One case as the ledger knows it.
 
-    ``lease_left_s`` is above 0 while a runner works on it; ``blocked``: it waits for other log-in settings.
+    ``lease_left_s`` is above 0 while a runner works on it; ``blocked``: it waits for other log-in settings;
+    ``contradicted``: the step of which a late answer says otherwise than the ledger.
     """
 
     id: str
@@ -105,6 +106,7 @@ class CaseView:
     created_at: datetime
     updated_at: datetime
     steps: Mapping[StepName, StepView]
+    contradicted: StepName | None = None
 
 
 @dataclass(frozen=True)

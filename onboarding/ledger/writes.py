@@ -6,7 +6,7 @@ Nothing here is committed by itself: ``Ledger.fenced`` runs a function over one 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, select, update
 
@@ -27,6 +27,17 @@ from onboarding.ledger.states import (
     next_step_status,
 )
 from onboarding.ledger.views import Intent, StepView
+
+_SETTLING: Final = frozenset(
+    {
+        StepEvent.FOUND,
+        StepEvent.APPLIED,
+        StepEvent.REFUSED,
+        StepEvent.INCONCLUSIVE,
+        StepEvent.DECIDED_APPLIED,
+        StepEvent.DECIDED_ABSENT,
+    }
+)
 
 
 @dataclass
@@ -125,6 +136,25 @@ class CaseWrite:
         self.case["blocked_login"] = blocked_login
         self._leave(CaseEvent.WAITING, reason=code, due_at=due_at)
         return due_at
+
+    def take_fence(self) -> None:
+        """Fence off whoever had the case before; this write itself then carries the new fence."""
+        self.case["fence"] = self.lease.fence
+        self.connection.execute(update(CASES).where(CASES.c.id == self.lease.case_id).values(fence=self.lease.fence))
+
+    def resume_after_decision(self) -> None:
+        """A person decided: the case is done, or ready and due."""
+        self.case.update(idle_takings=0, blocked_login=None)
+        if self.case["status"] == CaseStatus.ATTENTION:
+            self.case["status"] = next_case_status(CaseStatus.ATTENTION, CaseEvent.RESUMED).value
+        if all(self.step(name).status in FINAL_STEP_STATUSES for name in StepName):
+            self._leave(CaseEvent.FINISHED, reason=None, due_at=None)
+        else:
+            self._leave(CaseEvent.WAITING, reason=None, due_at=self.now)
+
+    def cancel(self) -> None:
+        """A person ends the case: it is worked no more."""
+        self._leave(CaseEvent.CANCELLED, reason=None, due_at=None)
 
     def contradict(self, code: str) -> None:
         """A late answer says otherwise than the ledger: attention, whatever stands."""
@@ -281,6 +311,17 @@ class StepWrite:
         self._row.update(waits=0, probes=0, absences=0, waiting_since=None)
         self._move(StepEvent.RETRIED, None)
 
+    def decide(self, *, applied: bool, outcome: Mapping[str, Any]) -> None:
+        """A person decided whether the effect was applied; what was counted before is counted anew."""
+        self._row.update(NO_INTENT, waits=0, probes=0, absences=0, waiting_since=None, met_already_registered=False)
+        self._say(None, None)
+        if applied:
+            self._row.update(outcome=dict(outcome), done_at=self._case.now)
+            self._move(StepEvent.DECIDED_APPLIED, "DECIDED_APPLIED", detail=outcome)
+        else:
+            self._row.update(outcome=None, done_at=None)
+            self._move(StepEvent.DECIDED_ABSENT, "DECIDED_ABSENT")
+
     def restart_quiet_time(self) -> None:
         """After a reboot the old clock is gone: an open intent's quiet time starts anew."""
         if self._row["quiet_until"] is None or self._row["quiet_epoch"] == self._case.epoch:
@@ -321,7 +362,7 @@ class StepWrite:
         self._row["code"] = code
         self._row["updated_at"] = self._case.now
         self._changed = True
-        if event in (StepEvent.FOUND, StepEvent.APPLIED, StepEvent.REFUSED, StepEvent.INCONCLUSIVE):
+        if event in _SETTLING:
             settle_claims(self._case, self.name, self.status)
         facts = {**(detail or {}), "fence": self._case.lease.fence}
         if self._row["http_status"] is not None:

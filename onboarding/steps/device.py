@@ -15,6 +15,7 @@ from onboarding.ledger.claims import take_claims
 from onboarding.ledger.states import StepName, StepStatus
 from onboarding.ledger.views import Held, Intent, StepView
 from onboarding.ledger.writes import CaseWrite, StepWrite
+from onboarding.steps.claiming import device_claims
 from onboarding.steps.dispensation import await_dispensation, fresh_guard
 from onboarding.steps.registration import held_report
 from onboarding.steps.report import StepReport
@@ -33,7 +34,7 @@ async def ensure_device(session: CaseSession) -> StepReport:
     """See the dispensation, then register the device, or settle the doubt that an earlier attempt left."""
 
     def begin(write: CaseWrite) -> Held | StepView:
-        held = take_claims(write, session.device_claims())
+        held = take_claims(write, device_claims(session))
         if held is not None:
             write.step(STEP).wait("HELD_BY_ANOTHER_CASE")
         return held or write.step(STEP).view()

@@ -62,7 +62,9 @@ class PlanContext:
         return Deadline(self.settings.request_timeout_seconds)
 
 
-NOT_OBSERVABLE: Final = "not observable: nobody can ask the vendor whether a device is registered, so only its dispensation counts"
+NOT_OBSERVABLE: Final = (
+    "not observable: nobody can ask the vendor whether a device is registered, so only its dispensation counts"
+)
 
 
 async def plan(request: IntakeRequest, systems: Systems, settings: Settings) -> list[PlanLine]:

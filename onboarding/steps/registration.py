@@ -14,6 +14,7 @@ from onboarding.ledger.claims import take_claims
 from onboarding.ledger.states import StepName, StepStatus
 from onboarding.ledger.views import Held, Intent, StepView
 from onboarding.ledger.writes import CaseWrite
+from onboarding.steps.claiming import registration_claims
 from onboarding.steps.comparison import (
     differences,
     is_masked,
@@ -32,7 +33,7 @@ async def ensure_registration(session: CaseSession) -> StepReport:
     """Read what stands; update it unless it is already so, or settle the doubt that an earlier attempt left."""
 
     def begin(write: CaseWrite) -> Held | StepView:
-        held = take_claims(write, session.registration_claims())
+        held = take_claims(write, registration_claims(session))
         if held is not None:
             write.step(STEP).wait("HELD_BY_ANOTHER_CASE")
         return held or write.step(STEP).view()

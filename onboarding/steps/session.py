@@ -13,12 +13,12 @@ from onboarding.clocks import boot_seconds
 from onboarding.endings import Ending
 from onboarding.errors import LeaseLost, OnboardingError
 from onboarding.intake import IntakeRequest
-from onboarding.ledger.claims import ClaimKey, ClaimKind, claim_key
 from onboarding.ledger.ledger import Ledger
 from onboarding.ledger.states import StepName
 from onboarding.ledger.views import StepView
 from onboarding.ledger.writes import CaseWrite, Lease
 from onboarding.settings import Settings
+from onboarding.steps.claiming import exception_key
 from onboarding.steps.report import StepReport
 from onboarding.steps.systems import Systems
 from onboarding.vendors.dispensation import ConnectionType
@@ -149,33 +149,9 @@ class CaseSession:
         """Seconds to wait after so many waits in a row: doubling from one second, at most ten minutes, a little uneven."""
         return float(min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(waits, 20)) * random.uniform(0.9, 1.1))  # noqa: S311 - no secret
 
-    # What a case claims, and for whom
-
-    def registration_claims(self) -> list[ClaimKey]:
-        """The registration, for this subject."""
-        assert self.request.registration is not None
-        key = claim_key(self.systems.openspecimen_address, str(self.request.registration.id))
-        return [ClaimKey(ClaimKind.REGISTRATION, key, self._subject())]
-
-    def device_claims(self) -> list[ClaimKey]:
-        """The device, for this subject; and a device-to-cloud subject, for this one device."""
-        assert self.request.device is not None
-        subject, inventory = self.request.subject, self.request.device.inventory_id
-        place = (self.systems.clinical_one_address, subject.study_id, str(subject.mode))
-        claims = [ClaimKey(ClaimKind.INVENTORY, claim_key(*place, inventory), self._subject())]
-        if self.request.device.subject_number is not None:
-            claims.append(ClaimKey(ClaimKind.DEVICE_TO_CLOUD_SUBJECT, claim_key(*place, subject.subject_id), inventory))
-        return claims
-
     def exception_key(self, normalised: dict[str, Any]) -> str:
         """The key of an exception's content, in its study and mode."""
-        subject = self.request.subject
-        content = self.digest("dnd exception", claim_key(*(f"{k}={v}" for k, v in sorted(normalised.items()))))
-        return claim_key(self.systems.clinical_one_address, subject.study_id, str(subject.mode), content)
-
-    def _subject(self) -> str:
-        subject = self.request.subject
-        return claim_key(subject.study_id, str(subject.mode), subject.subject_id)
+        return exception_key(self, self._ledger.key, normalised)
 
     @asynccontextmanager
     async def renewing(self) -> AsyncIterator[None]:
