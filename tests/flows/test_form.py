@@ -23,7 +23,8 @@ def objects(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 def test_every_parameter_and_field_has_a_title_and_a_description() -> None:
     for name, one in objects(SCHEMA):
         for field, facts in one.get("properties", {}).items():
-            assert facts.get("title"), f"{name}.{field}"
+            required = SCHEMA["definitions"][facts["$ref"].rsplit("/", 1)[1]] if "$ref" in facts else facts
+            assert required.get("title"), f"{name}.{field}"
             assert facts.get("description"), f"{name}.{field}"
 
 

@@ -1,0 +1,296 @@
+"""`deployments.yaml`: every key is one that Prefect knows, and what is deployed runs on a worker as it runs here."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+import yaml
+from prefect import flow, get_client
+from prefect.cli.deploy._models import (
+    ConcurrencyLimitSpec,
+    DeploymentConfig,
+    PrefectYamlModel,
+    RawScheduleConfig,
+    WorkPoolConfig,
+)
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy
+from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.states import Cancelling, Scheduled
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools import validate
+from pydantic import BaseModel
+
+from flows.onboard_subject import onboard_subject
+from onboarding.ledger.states import CaseStatus
+from tests.flows.lab import FlowLab, Ran
+from tests.steps.lab import only
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import running_server
+from tests.support.requests import MARKER, STUDY_ID, SUBJECT_ID, example
+
+ROOT = Path(__file__).resolve().parents[2]
+FILE = ROOT / "deployments.yaml"
+CONTENT: dict[str, Any] = yaml.safe_load(FILE.read_text("utf-8"))
+DEPLOYMENTS: list[dict[str, Any]] = CONTENT["deployments"]
+POOL = "onboarding"
+_COMMAND_ENDS_S = 120
+_RUN_ENDS_S = 90.0
+
+
+# Prefect ignores keys that it does not know, so they are compared with its models here.
+
+
+def unknown_keys(content: dict[str, Any]) -> list[str]:
+    found = [f"{key}" for key in content if key not in names_of(PrefectYamlModel)]
+    for place, one in enumerate(content.get("deployments", [])):
+        found += [f"deployments[{place}].{key}" for key in one if key not in names_of(DeploymentConfig)]
+        for section, model in (("work_pool", WorkPoolConfig), ("concurrency_limit", ConcurrencyLimitSpec)):
+            inner = one.get(section)
+            if isinstance(inner, dict):
+                found += [f"deployments[{place}].{section}.{key}" for key in inner if key not in names_of(model)]
+        for number, schedule in enumerate(one.get("schedules") or []):
+            unknown = [key for key in schedule if key not in names_of(RawScheduleConfig)]
+            found += [f"deployments[{place}].schedules[{number}].{key}" for key in unknown]
+    return found
+
+
+def names_of(model: type[BaseModel]) -> set[str]:
+    return {field.alias or name for name, field in model.model_fields.items()}
+
+
+def test_every_key_is_one_that_prefect_knows() -> None:
+    assert unknown_keys(CONTENT) == []
+    PrefectYamlModel.model_validate(CONTENT)
+
+
+def test_a_misspelt_key_would_be_noticed() -> None:
+    wrong = yaml.safe_load(FILE.read_text("utf-8"))
+    wrong["deployment"] = []
+    wrong["deployments"][0] |= {"paramters": {}, "schedules": [{"cron": "0 6 * * *", "timezon": "UTC"}]}
+    wrong["deployments"][0]["work_pool"]["work_queue"] = "default"
+    wrong["deployments"][0]["concurrency_limit"]["strategy"] = "ENQUEUE"
+    assert unknown_keys(wrong) == [
+        "deployment",
+        "deployments[0].paramters",
+        "deployments[0].work_pool.work_queue",
+        "deployments[0].concurrency_limit.strategy",
+        "deployments[0].schedules[0].timezon",
+    ]
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda one: one["name"])
+def test_each_deployment_names_a_flow_that_loads_and_that_takes_its_parameters(deployment: dict[str, Any]) -> None:
+    assert deployment["entrypoint"].replace(":", ".").split(".")[0] == "flows", "a module, as nothing is pulled"
+    loaded: Flow[..., Any] = load_flow_from_entrypoint(deployment["entrypoint"])
+    assert loaded is onboard_subject
+    schema = parameter_schema(loaded).model_dump()
+    assert set(deployment["parameters"]) <= set(schema["properties"])
+    validate(deployment["parameters"], schema, raise_on_error=True)
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda one: one["name"])
+def test_each_deployment_says_what_holds_for_it(deployment: dict[str, Any]) -> None:
+    assert deployment["work_pool"]["name"] == POOL
+    assert deployment["pull"] == [], "else the folder of whoever deploys is written into it"
+    assert deployment["enforce_parameter_schema"] is True
+    assert deployment["concurrency_limit"]["limit"] >= 1
+    assert deployment["concurrency_limit"]["collision_strategy"] in {one.value for one in ConcurrencyLimitStrategy}
+    assert deployment["description"]
+
+
+def run_prefect(server: PrefectServer, folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", *words],
+        env=server.environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=_COMMAND_ENDS_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def _deployed(_prefect_session: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The deployments, applied with the commands that the file names, and a process worker."""
+    folder = tmp_path_factory.mktemp("worker")
+    # The project is installed in a worker's environment; the tests run from its folder instead.
+    environment = _prefect_session.environment | {"PYTHONPATH": str(ROOT), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    run_prefect(_prefect_session, ROOT, "work-pool", "create", POOL, "--type", "process")
+    run_prefect(_prefect_session, ROOT, "deploy", "--all", "--prefect-file", FILE.name)
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL]
+    with running_server(command, ready_line="started!", folder=folder, environment=environment):
+        yield
+
+
+@pytest.fixture
+async def api(prefect_server: PrefectServer, _deployed: None) -> AsyncIterator[httpx.AsyncClient]:
+    """The Prefect API, as any program reaches it."""
+    async with httpx.AsyncClient(base_url=f"{prefect_server.api_url}/", trust_env=False, timeout=30) as client:
+        yield client
+
+
+async def deployment_id(api: httpx.AsyncClient) -> str:
+    answer = await api.get("deployments/name/onboard-subject/onboard-subject")
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["id"])
+
+
+async def trigger(
+    api: httpx.AsyncClient, lab: FlowLab, *, variables: dict[str, str] | None = None, **body: Any
+) -> httpx.Response:
+    """Start the deployment as an API caller does; the worker's run gets the settings of this laboratory."""
+    job = {"job_variables": {"env": {**lab.environment, **(variables or {})}}}
+    return await api.post(f"deployments/{await deployment_id(api)}/create_flow_run", json={**job, **body})
+
+
+async def run_with_state(run_id: str, *names: str) -> Any:
+    async with get_client() as client, asyncio.timeout(_RUN_ENDS_S):
+        while True:
+            run = await client.read_flow_run(UUID(run_id))
+            if run.state is not None and (run.state.name in names or (not names and run.state.is_final())):
+                return run
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.prefect
+async def test_a_run_started_through_the_api_onboards_on_a_worker(api: httpx.AsyncClient, lab: FlowLab) -> None:
+    request = example(subject__subject_id=SUBJECT_ID.lower())
+    body: dict[str, Any] = {"parameters": {"request": request}, "idempotency_key": "the first"}
+    answer = await trigger(api, lab, **body)
+    assert answer.status_code == 201, answer.text
+    again = await trigger(api, lab, **body)
+    assert (again.status_code, again.json()["id"]) == (200, answer.json()["id"])
+    run = await run_with_state(answer.json()["id"])
+    assert (run.state.type.value, run.state.name) == ("COMPLETED", "Onboarded")
+    (case,) = lab.bench.ledger.cases()
+    assert run.name == f"subject ..{SUBJECT_ID[-8:]}"
+    assert {f"case:{case.id}", "onboarding"} <= set(run.tags)
+    assert [name for name, _, _ in await lab.steps(Ran(run.state, run))] == [
+        "registration",
+        "dispensation",
+        "device",
+        "dnd_exception",
+    ]
+    assert lab.effects() == {"registration_updated": 1, "device_registered": 1, "dnd_exception_created": 1}
+
+
+@pytest.mark.prefect
+async def test_a_refused_run_is_tried_again_by_the_retry_of_the_page(api: httpx.AsyncClient, lab: FlowLab) -> None:
+    lab.fault("update_registration", "refuse", code="CPR_DUP_PPID", when="before")
+    answer = await trigger(api, lab, parameters={"request": only("registration")})
+    run = await run_with_state(answer.json()["id"])
+    assert (run.state.type.value, run.state.name) == ("FAILED", "NeedsAttention")
+    async with get_client() as client:  # as `prefect flow-run retry` and the page do
+        await client.set_flow_run_state(run.id, Scheduled(), force=True)
+    again = await run_with_state(answer.json()["id"], "Onboarded")
+    assert again.run_count == 2
+    assert lab.effects() == {"registration_updated": 1}
+
+
+@pytest.mark.prefect
+async def test_a_run_that_is_cancelled_ends_so_and_its_case_can_be_resumed(
+    api: httpx.AsyncClient, lab: FlowLab
+) -> None:
+    held = lab.fault("update_registration", "hold", when="before")
+    patient = {"ONBOARDING_REQUEST_TIMEOUT_SECONDS": "60", "ONBOARDING_LEASE_SECONDS": "600"}
+    answer = await trigger(api, lab, variables=patient, parameters={"request": only("registration")})
+    await lab.control.wait_held(fault_id=held, timeout_s=_RUN_ENDS_S)
+    async with get_client() as client:
+        await client.set_flow_run_state(UUID(answer.json()["id"]), Cancelling())
+    run = await run_with_state(answer.json()["id"])
+    assert (run.state.type.value, run.state.name) == ("CANCELLED", "Cancelled")
+    lab.control.remove_faults()
+    assert await lab.control.wait_idle()
+    (case,) = lab.bench.ledger.cases()
+    assert case.status is CaseStatus.READY
+    assert case.lease_left_s == 0, "nobody waits for the lease of a run that was cancelled"
+    ran = await lab.flow(case_id=case.id)
+    assert ran.how == ("COMPLETED", "Onboarded")
+    assert lab.effects()["registration_updated"] == 1
+
+
+@pytest.mark.prefect
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"request": {**example(), "registraton": {}}},
+        {"request": example(subject__mode="live")},
+        {"request": example(registration__participant={"id": 2, "firstName": MARKER})},
+        {"request": example(device__subject_number=["siteA-1"])},
+        {
+            "request": {"subject": {"studyId": STUDY_ID, "mode": "test", "subjectId": SUBJECT_ID}}
+        },  # the form's spelling only
+        {"dry_run": "yes"},
+    ],
+)
+async def test_what_the_schema_refuses_never_becomes_a_run(
+    api: httpx.AsyncClient, lab: FlowLab, parameters: dict[str, Any]
+) -> None:
+    chosen = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[UUID(await deployment_id(api))]))
+    async with get_client() as client:
+        before = len(await client.read_flow_runs(flow_run_filter=chosen))
+        answer = await trigger(api, lab, parameters=parameters)
+        assert answer.status_code == 409, answer.text
+        assert len(await client.read_flow_runs(flow_run_filter=chosen)) == before
+
+
+@pytest.mark.prefect
+async def test_a_parameter_that_the_flow_does_not_have_ends_the_run_before_it_begins(
+    api: httpx.AsyncClient, lab: FlowLab
+) -> None:
+    """Prefect's check takes unknown parameters of a run; only unknown keys inside the request are refused by it."""
+    answer = await trigger(api, lab, parameters={"case": "7K3Q9M2XW4TB"})
+    assert answer.status_code == 201
+    run = await run_with_state(answer.json()["id"])
+    assert run.state.type.value == "CRASHED"
+    assert lab.calls() == []
+    assert lab.bench.ledger.cases() == []
+
+
+@pytest.mark.prefect
+async def test_the_deployment_on_the_server_is_the_one_of_the_file(api: httpx.AsyncClient) -> None:
+    found = (await api.get(f"deployments/{await deployment_id(api)}")).json()
+    (wanted,) = DEPLOYMENTS
+    assert found["entrypoint"] == wanted["entrypoint"]
+    assert found["description"].strip() == wanted["description"].strip()
+    assert found["enforce_parameter_schema"] is True
+    assert found["pull_steps"] == []
+    assert found["global_concurrency_limit"]["limit"] == wanted["concurrency_limit"]["limit"]
+    assert found["concurrency_options"]["collision_strategy"] == wanted["concurrency_limit"]["collision_strategy"]
+    assert (found["work_pool_name"], found["work_queue_name"]) == (POOL, "default")
+    assert found["parameter_openapi_schema"]["definitions"]["OnboardingRequest"]["additionalProperties"] is False
+
+
+@pytest.mark.prefect
+async def test_a_schedule_makes_runs(prefect_server: PrefectServer) -> None:
+    """With SQLAlchemy 2.1 the scheduler fails on every loop, and only the server's log says so."""
+
+    @flow
+    def nothing() -> None: ...
+
+    async with get_client() as client:
+        flow_id = await client.create_flow(nothing)
+        schedule = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(hours=1)), active=True)
+        made = await client.create_deployment(flow_id=flow_id, name="hourly", schedules=[schedule])
+        chosen = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[made]))
+        async with asyncio.timeout(_RUN_ENDS_S):
+            runs = await client.read_flow_runs(flow_run_filter=chosen)
+            while not runs:
+                await asyncio.sleep(0.2)
+                runs = await client.read_flow_runs(flow_run_filter=chosen)
+        await client.delete_deployment(made)
+    assert all(run.auto_scheduled for run in runs)
+    assert {run.state_name for run in runs} == {"Scheduled"}
