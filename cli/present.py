@@ -12,6 +12,7 @@ from rich.text import Text
 from onboarding.advice import advice
 from onboarding.endings import EXIT_ATTENTION, EXIT_ONBOARDED, EXIT_WAITING
 from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN
+from onboarding.ledger.deciding import Decision, offered
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
 from onboarding.ledger.views import CaseView, EventView, StepView
 
@@ -131,8 +132,12 @@ def why_and_when(case: CaseView) -> str:
 def how_to_go_on(case: CaseView) -> str:
     """What a person does next about a case that is not done, and when it goes on by itself."""
     resume = f"onboard resume {case.id}"
+    choices = [decision for decision in offered(case) if decision is not Decision.RETRY]
+    decide = f"onboard decide {case.id} {'|'.join(choices)} --reason '...'" if choices else ""
+    if case.status is CaseStatus.ATTENTION and Decision.RETRY not in offered(case):
+        return f"when you know: {decide}"
     if case.status is CaseStatus.ATTENTION:
-        return f"when that is mended: {resume}"
+        return f"when that is mended: {resume}; else: {decide}" if decide else f"when that is mended: {resume}"
     why = why_and_when(case)
     if case.status is not CaseStatus.READY or not why:
         return ""
@@ -148,12 +153,12 @@ def how_to_go_on(case: CaseView) -> str:
 
 def case_lines(case: CaseView) -> Iterable[Text]:
     """A line for each step that was asked for, and one for the case's own reason, with what to do."""
-    yield from _step_lines(case)
+    yield from step_lines(case)
     if case.status is CaseStatus.ATTENTION and case.reason not in {step.code for step in case.steps.values()}:
         yield Text(f"  {case.reason}: {advice(case.reason)}")
 
 
-def _step_lines(case: CaseView) -> Iterable[Text]:
+def step_lines(case: CaseView) -> Iterable[Text]:
     for step in case.steps.values():
         if step.status is StepStatus.NOT_REQUESTED:
             continue

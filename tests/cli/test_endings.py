@@ -7,12 +7,37 @@ from tests.support.installation import Installation, without
 from tests.support.requests import INVENTORY_ID, STUDY_ID, SUBJECT_ID
 from vendor_sandbox import seed
 
-CASE_KEYS = (
-    "case study mode subject device batch status reason what_to_do due_at being_worked times_worked flow_run created_at "
-    "updated_at steps"
-).split()
-STEP_KEYS = "step status in_doubt attempts code http_status what_to_do outcome updated_at done_at".split()
-EVENT_KEYS = "sequence at actor kind step code detail reason".split()
+CASE_KEYS = [
+    "case",
+    "study",
+    "mode",
+    "subject",
+    "device",
+    "batch",
+    "status",
+    "reason",
+    "what_to_do",
+    "due_at",
+    "being_worked",
+    "times_worked",
+    "flow_run",
+    "created_at",
+    "updated_at",
+    "steps",
+]
+STEP_KEYS = [
+    "step",
+    "status",
+    "in_doubt",
+    "attempts",
+    "code",
+    "http_status",
+    "what_to_do",
+    "outcome",
+    "updated_at",
+    "done_at",
+]
+EVENT_KEYS = ["sequence", "at", "actor", "kind", "step", "code", "detail", "reason"]
 NOT_DISPENSED = {
     "registration__id": 5,
     "registration__participant": {"id": 10},
