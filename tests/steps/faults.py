@@ -16,7 +16,8 @@ EFFECTS: Final = (
 )
 BEFORE: Final = {"when": "before"}
 AFTER: Final = {"when": "after"}
-_IN_FULL: Final = frozenset({"read_registration", "update_registration", "dispensation", "register_device", "token"})
+_THROTTLED_IN_FULL: Final = frozenset({"read_registration", "register_device"})
+_BOTH: Final = frozenset({"cut_reset", "held_past_the_deadline", "not_json"})
 _SERVER_CODE: Final = {"openspecimen": "COMMON_SERVER_ERROR", "token": "SERVER_ERROR"}
 _BIGGER_THAN_ALLOWED: Final = {"dispensation_history": 33, "list_exceptions": 33}
 
@@ -26,8 +27,8 @@ def server_code(call: str, status: int) -> str:
     return "SERVICE_UNAVAILABLE" if status == 503 else _SERVER_CODE.get(SYSTEM_OF[call], f"C1-ORS-{status}")
 
 
-def throttled(call: str) -> Iterator[Fault]:
-    """A 429 in every shape, for one call of each kind; in two shapes for the others."""
+def throttled(call: str, *, full: bool) -> Iterator[Fault]:
+    """A 429: in every shape for one call of each vendor, in the plainest for the others."""
     rows = (
         ("seconds", "vendor", 0.2),
         ("date", "vendor", 1),
@@ -37,47 +38,55 @@ def throttled(call: str) -> Iterator[Fault]:
         ("seconds", "json", 0.2),
         ("seconds", "empty", 0.2),
     )
-    for hint, shape, wait_s in rows if call in _IN_FULL else rows[::4]:
+    for hint, shape, wait_s in rows if full and call in _THROTTLED_IN_FULL else rows[:1]:
         rule = {"hint": hint, "shape": shape, "retry_after": wait_s, **BEFORE}
         yield Fault(f"429_{hint}_{shape}", "throttle", "THROTTLED", rule)
 
 
-def failing_server(call: str, *, effect: bool) -> Iterator[tuple[Fault, str]]:
+def failing_server(call: str, *, effect: bool, full: bool) -> Iterator[tuple[Fault, str]]:
     """Every 5xx, in the vendor's shape and others, before and after applying; each with its meaning."""
     doubt = "in_doubt" if effect else "unavailable"
-    for status in (500, 502, 503, 504):
-        for shape in ("vendor", "html", "json", "empty") if status == 500 and call in _IN_FULL else ("vendor", "html"):
-            own_503 = status == 503 and (shape == "vendor" and SYSTEM_OF[call] != "token")
-            code = server_code(call, status) if shape == "vendor" else _plain_code(status)
-            for when in ("before", "after") if effect and not own_503 else ("before",):
-                rule = {"status": status, "shape": shape, "when": when}
-                meaning = "unavailable" if own_503 else doubt
-                yield Fault(f"{status}_{shape}_{when}", "server_error", code, rule), meaning
+    rows = [(500, "vendor"), (500, "html"), (503, "vendor"), (503, "html")]
+    rows += [(500, "json"), (500, "empty"), (502, "vendor"), (502, "html"), (504, "vendor"), (504, "html")] * full
+    for status, shape in rows:
+        own_503 = status == 503 and (shape == "vendor" and SYSTEM_OF[call] != "token")
+        code = server_code(call, status) if shape == "vendor" else _plain_code(status)
+        for when in ("before", "after") if effect and status == 500 and full else ("before",):
+            rule = {"status": status, "shape": shape, "when": when}
+            meaning = "unavailable" if own_503 else doubt
+            yield Fault(f"{status}_{shape}_{when}", "server_error", code, rule), meaning
 
 
 def _plain_code(status: int) -> str:
     return "SERVICE_UNAVAILABLE" if status == 503 else "SERVER_ERROR"
 
 
-def broken_answers(call: str, *, effect: bool) -> Iterator[Fault]:
-    """Cuts, time-outs, unreadable answers, proxies and redirects: in doubt for an effect, unavailable for a read."""
+def broken_answers(call: str, *, effect: bool, full: bool) -> Iterator[Fault]:
+    """Cuts, time-outs, unreadable answers, proxies and redirects: in doubt for an effect, unavailable for a read.
+
+    An effect meets the most telling ones both before and after it was applied, the others after: that is the case in which
+    a careless client would repeat it.
+    """
     size = _BIGGER_THAN_ALLOWED.get(call, 5)
     rows: list[tuple[str, str, str, dict[str, Any]]] = [
         ("cut_reset", "cut", "CUT", {"how": "reset"}),
-        ("cut_close", "cut", "CUT", {"how": "close"}),
         ("held_past_the_deadline", "hold", "DEADLINE_PASSED", {}),
         ("truncated", "truncate", "TRUNCATED", {}),
         ("oversized", "oversize", "OVERSIZED", {"mebibytes": size}),
         ("not_json", "wrong_body", "UNREADABLE_ANSWER", {"variant": "invalid_json"}),
-        ("array", "wrong_body", "UNREADABLE_ANSWER", {"variant": "array"}),
         ("error_with_200", "wrong_body", "UNREADABLE_ANSWER", {"variant": "error_shape"}),
         ("page_200", "proxy_page", "UNREADABLE_ANSWER", {"status": 200}),
         ("page_403", "proxy_page", "UNEXPECTED_ANSWER", {"status": 403}),
-        ("page_404", "proxy_page", "UNEXPECTED_ANSWER", {"status": 404}),
         ("redirect_302", "redirect", "REDIRECTED", {"status": 302}),
     ]
+    if full:
+        rows += [
+            ("cut_close", "cut", "CUT", {"how": "close"}),
+            ("array", "wrong_body", "UNREADABLE_ANSWER", {"variant": "array"}),
+            ("page_404", "proxy_page", "UNEXPECTED_ANSWER", {"status": 404}),
+        ]
     for name, kind, code, rule in rows:
-        for when in ("before", "after") if effect else ("before",):
+        for when in ("before",) if not effect else ("before", "after") if name in _BOTH else ("after",):
             yield Fault(f"{name}_{when}", kind, code, {**rule, "when": when})
     yield Fault("dripping", "drip", "DEADLINE_PASSED", {"interval_seconds": 0.2})
 
@@ -96,22 +105,24 @@ def empty_or_shapeless(call: str) -> Iterator[tuple[Fault, str]]:
 
 
 def cells_of_reads() -> Iterator[Cell]:
-    """Every fault at every read and log-in."""
+    """Every fault at every read and log-in; the finer shapes at one read of each vendor."""
     for call in (*READS, *LOGINS):
-        for fault in (*throttled(call), *broken_answers(call, effect=False)):
+        full = call in ("read_registration", "dispensation")
+        for fault in (*throttled(call, full=full), *broken_answers(call, effect=False, full=full)):
             yield Cell(call, fault, "unavailable")
-        for fault, meaning in (*failing_server(call, effect=False), *empty_or_shapeless(call)):
+        for fault, meaning in (*failing_server(call, effect=False, full=full), *empty_or_shapeless(call)):
             yield Cell(call, fault, meaning)
 
 
 def cells_of_effects() -> Iterator[Cell]:
-    """Every fault at every effect."""
+    """Every fault at every effect; the finer shapes not at both kinds of device."""
     for call, connection in EFFECTS:
-        for fault in throttled(call):
+        full = connection == "device_to_cloud"
+        for fault in throttled(call, full=full):
             yield Cell(call, fault, "unavailable", connection=connection)
-        for fault in broken_answers(call, effect=True):
+        for fault in broken_answers(call, effect=True, full=full):
             yield Cell(call, fault, "in_doubt", connection=connection)
-        for fault, meaning in (*failing_server(call, effect=True), *empty_or_shapeless(call)):
+        for fault, meaning in (*failing_server(call, effect=True, full=full), *empty_or_shapeless(call)):
             yield Cell(call, fault, meaning, connection=connection)
 
 
@@ -119,9 +130,11 @@ def cells_of_tokens() -> Iterator[Cell]:
     """A token that ends on the way is renewed once; a second 401 in a row is a refusal."""
     for call in (*READS, "update_registration", "register_device", "create_exception"):
         yield Cell(call, Fault("expired_token", "expire_token", None), "recovered", sent=2)
-        yield Cell(call, Fault("page_401", "proxy_page", None, {"status": 401, **BEFORE}), "recovered", sent=2)
         code = "NOT_AUTHORISED" if SYSTEM_OF[call] == "openspecimen" else "C1-ORS-401"
         yield Cell(call, Fault("two_expired_tokens", "expire_token", code, {"times": 2}), "refused", sent=2)
+        if call in READS:
+            continue
+        yield Cell(call, Fault("page_401", "proxy_page", None, {"status": 401, **BEFORE}), "recovered", sent=2)
         page = {"status": 401, "times": 2, **BEFORE}
         yield Cell(call, Fault("two_pages_401", "proxy_page", "NOT_AUTHORISED", page), "refused", sent=2)
 
@@ -142,10 +155,10 @@ _LEAD_IN: Final = ("register_device", Fault("cut", "cut", None, AFTER))
 
 def cells_of_probes() -> Iterator[Cell]:
     """Every fault at the access-code call, which is the probe of a device-to-cloud device in doubt."""
-    for fault in throttled("access_code"):
+    for fault in throttled("access_code", full=False):
         yield Cell("access_code", fault, "unavailable", lead_in=_LEAD_IN)
-    for fault in broken_answers("access_code", effect=True):
+    for fault in broken_answers("access_code", effect=True, full=False):
         yield Cell("access_code", fault, "in_doubt", lead_in=_LEAD_IN)
-    for fault, meaning in (*failing_server("access_code", effect=True), *empty_or_shapeless("access_code")):
+    for fault, meaning in (*failing_server("access_code", effect=True, full=False), *empty_or_shapeless("access_code")):
         yield Cell("access_code", fault, meaning, lead_in=_LEAD_IN)
     yield Cell("access_code", Fault("expired_token", "expire_token", None), "recovered", sent=2, lead_in=_LEAD_IN)
