@@ -27,7 +27,8 @@ app: Final = App(
 _COMMANDS: Final = {
     "demo": ("cli.demo:demo", "Show the product at work on this machine, with stand-ins for both vendors."),
     "subject": ("cli.subject:subject", "Onboard one subject from a JSON file."),
-    "resume": ("cli.subject:resume", "Go on with cases where they stopped."),
+    "resume": ("cli.resume:resume", "Go on with cases where they stopped."),
+    "decide": ("cli.decide:decide", "Decide about a case that needs a person."),
     "status": ("cli.look:status", "Show the cases of the ledger, the newest first."),
     "show": ("cli.look:show", "Show one case: its steps, what to do, and everything that happened to it."),
     "doctor": ("cli.doctor:doctor", "Check settings, key, ledger, log-ins and rights. Nothing is written anywhere."),

@@ -159,6 +159,7 @@ def case_lines(case: CaseView) -> Iterable[Text]:
 
 
 def step_lines(case: CaseView) -> Iterable[Text]:
+    """A line for each step that was asked for, with its status, its code and what to do."""
     for step in case.steps.values():
         if step.status is StepStatus.NOT_REQUESTED:
             continue

@@ -1,4 +1,4 @@
-"""`onboard subject` and `onboard resume`: onboard one subject, or go on with a case."""
+"""`onboard subject`: onboard one subject."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ from rich.table import Table
 
 from cli import doors, present
 from cli.running import run
-from onboarding.endings import ENDINGS, Ending
+from cli.worked import say_worked
 from onboarding.errors import BadInput
 from onboarding.intake import IntakeRequest, parse_request
 from onboarding.settings import Settings, load_settings
@@ -45,18 +45,6 @@ def subject(file: FileArgument, /, *, dry_run: Flag = False, json: Flag = False)
     return run(work)
 
 
-def resume(*cases: str, json: Flag = False) -> int:
-    """Go on with cases where they stopped; refused steps are tried again, unknown outcomes are not touched.
-
-    Args:
-        cases: ids of cases, as `onboard status` prints them.
-        json: print JSON lines.
-    """
-    if not cases:
-        raise BadInput(["give at least one case; 'onboard status' lists them."])
-    return run(_resume(load_settings(), [case.upper() for case in cases], json))
-
-
 async def _onboard(settings: Settings, request: IntakeRequest, json: bool) -> int:
     api = doors.prefect_api()
     found = await doors.connections(settings, api)
@@ -65,21 +53,7 @@ async def _onboard(settings: Settings, request: IntakeRequest, json: bool) -> in
     notes = [] if opened.created else ["the case stood already"]
     if opened.replaced:
         notes.append(f"its {', '.join(opened.replaced)} was replaced by the changed request")
-    return _say(worked, observed=api is not None, json=json, notes=notes)
-
-
-async def _resume(settings: Settings, cases: list[str], json: bool) -> int:
-    api = doors.prefect_api()
-    found = await doors.connections(settings, api)
-    statuses = []
-    async with open_workbench(settings, found, actor=doors.actor()) as bench:
-        for case_id in cases:
-            if not case_id.isascii() or await bench.in_thread(bench.ledger.case, case_id) is None:
-                raise BadInput([f"there is no case {case_id} in this ledger; 'onboard status' lists them."])
-        for case_id in cases:
-            worked = await doors.door_for(api)(bench, case_id, True)
-            statuses.append(_say(worked, observed=api is not None, json=json, notes=[]))
-    return max(statuses)
+    return say_worked(worked, observed=api is not None, json=json, notes=notes)
 
 
 async def _plan(settings: Settings, request: IntakeRequest, json: bool) -> int:
@@ -98,26 +72,6 @@ async def _plan(settings: Settings, request: IntakeRequest, json: bool) -> int:
     refused = any(line.action in (Action.REFUSE, Action.UNREADABLE) for line in lines)
     waits = any(line.action is Action.WAIT for line in lines)
     return 4 if refused else 3 if waits else 0
-
-
-def _say(worked: doors.Worked, *, observed: bool, json: bool, notes: list[str]) -> int:
-    facts = ENDINGS[worked.ending]
-    if json:
-        ending = {"ending": worked.ending.value, "observed": observed, "what": worked.what}
-        present.print_json({**ending, **present.case_json(worked.case)})
-        return facts.exit_status
-    out = present.console()
-    seen = "" if observed else f" ({doors.NOT_OBSERVED})"
-    out.print(f"Case {worked.case.id}: {worked.ending} - {facts.meaning}{seen}", soft_wrap=True)
-    for note in notes:
-        out.print(f"  note: {note}", soft_wrap=True)
-    for line in present.case_lines(worked.case):
-        out.print(line, soft_wrap=True)
-    if worked.ending in (Ending.HELD_BY_ANOTHER_RUN, Ending.LEASE_LOST) and worked.what:
-        out.print(f"  {worked.what}", soft_wrap=True)
-    elif hint := present.how_to_go_on(worked.case):
-        out.print(f"  {hint}", soft_wrap=True)
-    return facts.exit_status
 
 
 def _read(file: str) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, BadInput, BadSettings, LeaseLost
 from onboarding.intake import IntakeRequest
+from onboarding.ledger.deciding import Decided
 from onboarding.ledger.leasing import Closed, Runner
 from onboarding.ledger.ledger import Ledger, open_ledger
 from onboarding.ledger.opening import Opened
@@ -15,6 +16,7 @@ from onboarding.ledger.views import Held
 from onboarding.ledger.writes import Lease
 from onboarding.request import OnboardingRequest
 from onboarding.settings import PREFIX, Connections, Settings
+from onboarding.steps.claiming import Asked, holds_of
 from onboarding.steps.session import CaseSession
 from onboarding.steps.systems import Systems
 from onboarding.vendors.clinical_one import ClinicalOneClient
@@ -86,6 +88,12 @@ class Workbench:
             lambda: self.ledger.open_case(request, self.systems.addresses, actor=self.runner.actor)
         )
         return opened
+
+    async def decide(self, case_id: str, decided: Decided) -> None:
+        """Carry out a person's decision about a case; raises ``DecisionRefused`` or ``LedgerError``."""
+        request: IntakeRequest = await self.in_thread(self.ledger.request, case_id)
+        holds = holds_of(Asked(request, self.systems), self.ledger.key)
+        await self.in_thread(self.ledger.decide, case_id, decided, holds)
 
     async def find_due(self, limit: int) -> list[str]:
         """Cases that are due, oldest first; not those whose log-in is known to be refused."""

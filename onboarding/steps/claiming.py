@@ -1,11 +1,13 @@
 """What a case claims, and for whom: from its request and the systems it is onboarded to."""
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from onboarding.fields import compact_json
 from onboarding.intake import IntakeRequest
 from onboarding.keys import LedgerKey
 from onboarding.ledger.claims import ClaimKey, ClaimKind, claim_key
+from onboarding.ledger.deciding import Holds
 from onboarding.steps.systems import Systems
 
 
@@ -50,3 +52,23 @@ def exception_key(asks: Asks, key: LedgerKey, normalised: dict[str, Any]) -> str
 def _subject(request: IntakeRequest) -> str:
     subject = request.subject
     return claim_key(subject.study_id, str(subject.mode), subject.subject_id)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request and the systems it is for, outside a session."""
+
+    request: IntakeRequest
+    systems: Systems
+
+
+def holds_of(asked: Asked, key: LedgerKey) -> Holds:
+    """Everything that a case's request claims, for a decision about it."""
+    request = asked.request
+    return Holds(
+        registration=registration_claims(asked) if request.registration is not None else (),
+        device=device_claims(asked) if request.device is not None else (),
+        exception=(
+            exception_key(asked, key, request.dnd_exception.normalised()) if request.dnd_exception is not None else None
+        ),
+    )

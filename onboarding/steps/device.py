@@ -54,7 +54,7 @@ async def ensure_device(session: CaseSession) -> StepReport:
 
 
 async def _register(session: CaseSession, view: StepView, *, probe: bool = False) -> StepReport:
-    if view.intent.absences >= session.settings.max_sends:
+    if not probe and view.intent.absences >= session.settings.max_sends:
         await session.commit(lambda write: write.step(STEP).refuse(SENDS_USED_UP))
         return StepReport(STEP, Ending.NEEDS_ATTENTION, SENDS_USED_UP, system=CLINICAL_ONE)
     device = session.request.device

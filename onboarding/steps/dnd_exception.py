@@ -145,9 +145,7 @@ async def _create(session: CaseSession, claim: ClaimView, listed: list[DndExcept
 
     def intend(write: CaseWrite) -> int:
         _close_step_doubt(write)
-        attempt = ExceptionClaim.held(write, claim.key).intend(intent)
-        write.step(STEP).mirror_intent(attempt)
-        return attempt
+        return write.step(STEP).mirror_intent(ExceptionClaim.held(write, claim.key).intend(intent))
 
     attempt = await session.commit(intend)
     try:
