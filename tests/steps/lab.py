@@ -178,6 +178,13 @@ async def attempt_once(session: CaseSession) -> CaseReport:
     return CaseReport(session.case_id, Ending.ONBOARDED, steps=tuple(done))
 
 
+def place(folder: Path, name: str) -> Path:
+    """A folder of its own for one of several laboratories."""
+    made = folder / name
+    made.mkdir()
+    return made
+
+
 async def due(case: CaseView) -> None:
     """Wait until a case is due, if that is soon; a longer wait is none of a test's business."""
     left_s = (case.due_at - utc_now()).total_seconds() if case.due_at is not None else 0.0

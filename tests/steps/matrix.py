@@ -19,7 +19,7 @@ from onboarding.endings import Ending
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
 from onboarding.ledger.views import CaseView
 from onboarding.steps.case import CaseReport
-from tests.steps.lab import SYSTEM_OF, Lab, cloud_to_cloud, due, laboratory
+from tests.steps.lab import SYSTEM_OF, Lab, cloud_to_cloud, due, laboratory, place
 from tests.support.requests import example
 
 STEP_OF: Final[Mapping[str, StepName]] = {
@@ -118,9 +118,7 @@ def play_all(cells: Sequence[Cell], folder: Path) -> Results:
 
         async def one(number: int, cell: Cell) -> Played:
             async with lanes:
-                place = folder / f"cell-{number}"
-                place.mkdir()
-                return await play(cell, place)
+                return await play(cell, place(folder, f"cell-{number}"))
 
         played = await asyncio.gather(*(one(n, cell) for n, cell in enumerate(cells)), return_exceptions=True)
         return dict(zip(map(str, cells), played, strict=True))
