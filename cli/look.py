@@ -99,10 +99,12 @@ def _print_cases(ledger: Ledger, cases: list[CaseView], limit: int, what: str) -
     if not cases:
         out.print(f"No {what} in the ledger {ledger.store.place}. Start one: onboard subject FILE.json", soft_wrap=True)
         return
-    out.print(present.cases_table(cases))
+    out.print(present.cases_table(cases, out.width))
     counts = Counter(case.status.value for case in cases)
     more = f" (the newest {limit}; --limit 0 shows all)" if limit and len(cases) == limit else ""
     out.print(", ".join(f"{number} {name}" for name, number in counts.most_common()) + more)
     for case in cases:
         if case.status is CaseStatus.ATTENTION:
-            out.print(f"{case.id}: {advice(case.reason)}", soft_wrap=True)
+            out.print(f"{case.id}: {case.reason}: {advice(case.reason)}", soft_wrap=True)
+        elif why := present.why_and_when(case):
+            out.print(f"{case.id}: {why}", soft_wrap=True)

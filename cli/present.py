@@ -37,6 +37,8 @@ _STEP_TITLES: Final = {
 
 
 _STATUS_COLUMN: Final = 24
+_WIDE_TABLE: Final = 120
+_PASSED: Final = (StepStatus.DONE, StepStatus.NOT_REQUESTED)
 
 
 def console(*, wide: bool = True) -> Console:
@@ -104,9 +106,15 @@ def event_json(event: EventView) -> dict[str, Any]:
     }
 
 
-def cases_table(cases: Sequence[CaseView], title: str | None = None) -> Table:
-    """Cases as a table, a column for each step."""
+def cases_table(cases: Sequence[CaseView], width: int, title: str | None = None) -> Table:
+    """Cases as a table, a column for each step; on a narrow terminal only the step where each case stands."""
     table = Table(title=title, title_justify="left", header_style="bold")
+    if width < _WIDE_TABLE:
+        for heading in ("case", "subject", "mode", "status", "stands at"):
+            table.add_column(heading, no_wrap=heading == "case", overflow="fold")
+        for case in cases:
+            table.add_row(case.id, f"..{case.subject_id[-8:]}", case.mode, styled(case.status.value), _stands_at(case))
+        return table
     for heading in ("case", "subject", "mode", "status", *_STEP_TITLES.values(), "why, and when"):
         table.add_column(heading, no_wrap=heading == "case", overflow="fold")
     for case in cases:
@@ -115,6 +123,11 @@ def cases_table(cases: Sequence[CaseView], title: str | None = None) -> Table:
             case.id, f"..{case.subject_id[-8:]}", case.mode, styled(case.status.value), *steps, why_and_when(case)
         )
     return table
+
+
+def _stands_at(case: CaseView) -> Text:
+    step = next((step for step in case.steps.values() if step.status not in _PASSED), None)
+    return Text("") if step is None else Text(f"{_STEP_TITLES[step.name]} ") + styled(step.status.value)
 
 
 def why_and_when(case: CaseView) -> str:

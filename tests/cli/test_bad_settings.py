@@ -12,6 +12,11 @@ from tests.support.installation import Installation, variables, without
 from tests.support.processes import free_port
 from vendor_sandbox import seed
 
+
+def unset(name: str) -> dict[str, object]:
+    return {name: ""}
+
+
 SETTINGS: list[tuple[dict[str, object], str, str]] = [
     ({"modes": "nonsense"}, "MODES", "'test', 'training' or 'active'"),
     ({"modes": ","}, "MODES", "allowed are test, training, active"),
@@ -60,7 +65,7 @@ SETTINGS: list[tuple[dict[str, object], str, str]] = [
     ({"clinical_one_dnd_path": ".."}, "CLINICAL_ONE_DND_PATH", "one path segment"),
     ({"clinical_one_dnd_path": "a/b"}, "CLINICAL_ONE_DND_PATH", "one path segment"),
     *(
-        ({name: ""}, name.upper(), "is missing")
+        (unset(name), name.upper(), "is missing")
         for name in (
             "openspecimen_url",
             "openspecimen_username",

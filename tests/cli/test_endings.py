@@ -1,5 +1,7 @@
 """Exit statuses and JSON of every command, in every ending."""
 
+from typing import Any
+
 import pytest
 
 from onboarding.endings import ENDINGS, EXIT_ONBOARDED
@@ -38,7 +40,7 @@ STEP_KEYS = [
     "done_at",
 ]
 EVENT_KEYS = ["sequence", "at", "actor", "kind", "step", "code", "detail", "reason"]
-NOT_DISPENSED = {
+NOT_DISPENSED: dict[str, Any] = {
     "registration__id": 5,
     "registration__participant": {"id": 10},
     "registration__ppid": "ASCI500",
