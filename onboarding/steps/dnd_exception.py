@@ -35,6 +35,7 @@ async def ensure_dnd_exception(session: CaseSession) -> StepReport:
             return claim
         if claim.view().unknown:
             write.step(STEP).wait("EXCEPTION_UNKNOWN_IN_ANOTHER_CASE")
+            write.made_progress()  # it waits for a person's decision about another case, however long that takes
         elif claim.view().open and not claim.view().intent.in_doubt:
             claim.doubt()  # whoever committed the intent stopped before its answer
         return claim.view()

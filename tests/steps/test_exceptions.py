@@ -209,6 +209,7 @@ async def test_while_one_case_is_unknown_the_others_wait_and_send_nothing(lab: L
     second, report = await lab.onboard(exception(2))
     assert (report.ending, report.code) == (Ending.RETRY_SCHEDULED, "EXCEPTION_UNKNOWN_IN_ANOTHER_CASE")
     assert lab.case(second).status is CaseStatus.READY
+    assert lab.case(second).idle_takings == 0, "it may wait for a person as long as it takes"
     assert len(lab.calls("create_exception")) == sent
 
 
