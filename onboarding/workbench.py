@@ -96,9 +96,9 @@ class Workbench:
         await self.in_thread(self.ledger.decide, case_id, decided, holds)
 
     async def find_due(self, limit: int) -> list[str]:
-        """Cases that are due, oldest first; not those whose log-in is known to be refused."""
+        """Cases that are due, oldest first; not those whose log-in is known to be refused or whose mode is not allowed."""
         found: list[str] = await self.in_thread(
-            lambda: self.ledger.find_due(limit=limit, logins=self.systems.login_digests)
+            lambda: self.ledger.find_due(limit=limit, logins=self.systems.login_digests, modes=self.settings.modes)
         )
         return found
 
@@ -144,12 +144,21 @@ def _check_mode(mode: str, settings: Settings) -> None:
 
 @asynccontextmanager
 async def open_workbench(
-    settings: Settings, connections: Connections, *, actor: str, flow_run_id: str | None = None
+    settings: Settings,
+    connections: Connections,
+    *,
+    actor: str,
+    flow_run_id: str | None = None,
+    ledger: Ledger | None = None,
+    http: VendorHttp | None = None,
 ) -> AsyncIterator[Workbench]:
-    """Open the ledger and both clients, and close them afterwards. Raises ``BadSettings`` or ``LedgerError``."""
+    """Open the ledger and both clients, and close them afterwards. Raises ``BadSettings`` or ``LedgerError``.
+
+    ``ledger``, ``http``: what to work with instead of those that the settings name; they are closed at the end too.
+    """
     if connections.openspecimen is None or connections.clinical_one is None:
         raise BadSettings(missing_connections(connections))
-    ledger = open_ledger(settings)
+    ledger = ledger or open_ledger(settings)
     threads = ThreadPoolExecutor(max_workers=1 if ledger.store.is_sqlite else 4, thread_name_prefix="ledger")
 
     async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
@@ -157,14 +166,14 @@ async def open_workbench(
 
     runner = Runner(actor, settings.lease_seconds, flow_run_id, settings.max_idle_takings)
     try:
-        async with VendorHttp(ca_file=settings.ca_file) as http:
+        async with http or VendorHttp(ca_file=settings.ca_file) as carrier:
             gate = LedgerGate(ledger, in_thread)
             options = {
                 "login_timeout_s": settings.request_timeout_seconds,
                 "retry_after_ceiling_s": settings.retry_after_ceiling_seconds,
             }
-            openspecimen = OpenSpecimenClient(connections.openspecimen, http, gate, **options)
-            clinical_one = ClinicalOneClient(connections.clinical_one, http, gate, **options)
+            openspecimen = OpenSpecimenClient(connections.openspecimen, carrier, gate, **options)
+            clinical_one = ClinicalOneClient(connections.clinical_one, carrier, gate, **options)
             systems = Systems(
                 openspecimen,
                 clinical_one,

@@ -1,0 +1,335 @@
+"""The auditor: judges what happened from the vendors' side, never from the ledger alone.
+
+It holds the sandbox's effect log and request journal against the ledger's cases and trails. Every rule is a function from
+evidence to sentences; no sentence means that the rule holds. Times of both sides are UTC of one machine.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from onboarding.identifiers import same_id
+from onboarding.intake import IntakeRequest
+from onboarding.ledger.ledger import Ledger
+from onboarding.ledger.states import CaseStatus, StepName, StepStatus
+from onboarding.ledger.views import CaseView, EventView
+from vendor_sandbox import SandboxControl
+from vendor_sandbox.dnd_exceptions import content_sha256, read_exception
+
+GUARD_LASTS_S: Final = 60.0
+ASKED_FOR_CODE: Final = "ASKING_FOR_ACCESS_CODE"
+DONE_KINDS: Final = frozenset({"step_applied", "step_found", "step_decided_applied"})
+LEAVING: Final = frozenset({"case_waiting", "case_finished", "case_attention", "case_contradicted", "case_cancelled"})
+EFFECT_OF: Final = {
+    StepName.REGISTRATION: "registration_updated",
+    StepName.DEVICE: "device_registered",
+    StepName.DND_EXCEPTION: "dnd_exception_created",
+}
+SENDING: Final = {
+    StepName.REGISTRATION: "update_registration",
+    StepName.DEVICE: "register_device",
+    StepName.DND_EXCEPTION: "create_exception",
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How often something may be tried, as the settings say."""
+
+    sends: int = 4
+    probes: int = 8
+    idle_takings: int = 60
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is judged.
+
+    Attributes:
+        effects: the effect log, in order.
+        requests: the request journal, in order.
+        cases, trails, asked: each case as it stands, its trail, what it asks for; by case id.
+        broken: what the ledger's key says of each trail.
+        snapshots: trails as they were read earlier.
+        rolled_back: inventory ids and when (the sandbox's monotonic clock) their dispensation was rolled back.
+        settled: whether faults have stopped and everything had time to come to rest.
+        for_a_person: reason codes with which a case may be left to a person.
+    """
+
+    effects: Sequence[Mapping[str, Any]]
+    requests: Sequence[Mapping[str, Any]]
+    cases: Mapping[str, CaseView]
+    trails: Mapping[str, Sequence[EventView]]
+    asked: Mapping[str, IntakeRequest]
+    broken: Mapping[str, Sequence[str]]
+    snapshots: Sequence[Mapping[str, Sequence[EventView]]] = ()
+    rolled_back: Sequence[tuple[str, float]] = ()
+    limits: Limits = field(default_factory=Limits)
+    settled: bool = True
+    for_a_person: frozenset[str] = frozenset()
+
+    def effects_of(self, case_id: str, step: StepName) -> list[Mapping[str, Any]]:
+        """The effects on what this case's step is about."""
+        return [entry for entry in self.effects if _is_about(entry, self.asked[case_id], step)]
+
+    def sends_of(self, case_id: str, call: str) -> list[Mapping[str, Any]]:
+        """The requests of a call about this case's registration or device; a 401 says that one was not taken."""
+        return [
+            entry
+            for entry in self.requests
+            if entry["call"] == call and entry["status"] != 401 and _path_is_about(entry["path"], call, self, case_id)
+        ]
+
+
+def gather(ledger: Ledger, control: SandboxControl, effect_log: Path, **known: Any) -> Evidence:
+    """Read everything there is; ``known`` are the other attributes of ``Evidence``."""
+    cases = {case.id: case for case in ledger.cases()}
+    return Evidence(
+        effects=[json.loads(line) for line in effect_log.read_bytes().splitlines()] if effect_log.exists() else [],
+        requests=control.requests(),
+        cases=cases,
+        trails={case_id: ledger.events(case_id) for case_id in cases},
+        asked={case_id: ledger.request(case_id) for case_id in cases},
+        broken={case_id: ledger.trail_problems(case_id) for case_id in cases},
+        **known,
+    )
+
+
+def audit(evidence: Evidence) -> list[str]:
+    """Every violation, one sentence each."""
+    return [f"{rule.__name__}: {problem}" for rule in RULES for problem in rule(evidence)]
+
+
+def no_effect_twice(evidence: Evidence) -> Iterator[str]:
+    """Each registration is updated once, each device registered once; an access code is asked for only in doubt."""
+    counted = Counter(
+        (entry["effect"], json.dumps(_thing(entry), sort_keys=True))
+        for entry in evidence.effects
+        if entry["effect"] in (*EFFECT_OF.values(), "participants_merged")
+    )
+    for (effect, thing), count in counted.items():
+        if count > 1 and effect != "dnd_exception_created":
+            yield f"{effect} happened {count} times to {thing}"
+
+
+def one_exception_per_content(evidence: Evidence) -> Iterator[str]:
+    """However many subjects ask for it, an exception's content exists once."""
+    contents = Counter(
+        (entry["key"]["study_id"], entry["key"]["mode"], entry["key"]["content_sha256"])
+        for entry in evidence.effects
+        if entry["effect"] == "dnd_exception_created"
+    )
+    yield from (f"content {content} was created {count} times" for content, count in contents.items() if count > 1)
+
+
+def nothing_unasked(evidence: Evidence) -> Iterator[str]:
+    """Nothing happened to anything that no case is about, and nothing was undone."""
+    kinds: dict[str, StepName] = {effect: step for step, effect in EFFECT_OF.items()}
+    kinds["access_code_issued"] = StepName.DEVICE
+    for entry in evidence.effects:
+        step = kinds.get(entry["effect"])
+        if step is None:
+            yield f"{entry['effect']} is no effect that any step asks for"
+        elif not any(_is_about(entry, asked, step, any_effect=True) for asked in evidence.asked.values()):
+            yield f"{entry['effect']} happened to {_thing(entry)}, which no case is about"
+
+
+def none_lost(evidence: Evidence) -> Iterator[str]:
+    """Each case is done, waits with a time, or is left to a person with a reason; the ledger and the vendors agree."""
+    for case in evidence.cases.values():
+        if case.status is CaseStatus.READY and case.due_at is None and not case.blocked and case.lease_left_s <= 0:
+            yield f"case {case.id} waits for nothing"
+        if case.status is CaseStatus.ATTENTION and not case.reason:
+            yield f"case {case.id} needs attention without a reason"
+        for name, effect in EFFECT_OF.items():
+            status, happened = case.steps[name].status, evidence.effects_of(case.id, name)
+            if status is StepStatus.DONE and not happened and not _stood_before(evidence.trails[case.id], name):
+                yield f"case {case.id} says that {name} is done, but there is no {effect}"
+            unknowing = status in (StepStatus.PENDING, StepStatus.REFUSED, StepStatus.NOT_REQUESTED)
+            if evidence.settled and happened and unknowing and name is not StepName.DND_EXCEPTION:
+                yield f"case {case.id} says that {name} is {status}, but there is {effect}"
+        if case.status is CaseStatus.DONE and any(
+            step.status not in (StepStatus.DONE, StepStatus.NOT_REQUESTED) for step in case.steps.values()
+        ):
+            yield f"case {case.id} is done, its steps are not"
+
+
+def order_kept(evidence: Evidence) -> Iterator[str]:
+    """A step's first intent comes after every step before it was done; so do the effects."""
+    for case_id, trail in evidence.trails.items():
+        done: set[str | None] = set()
+        requested = [name for name in StepName if evidence.cases[case_id].steps[name].status != "not_requested"]
+        for event in trail:
+            if event.kind in DONE_KINDS:
+                done.add(event.step)
+            if event.kind == "step_intent":
+                missing = [
+                    name for name in requested[: requested.index(StepName(event.step or ""))] if name not in done
+                ]
+                if missing:
+                    yield f"case {case_id} intended {event.step} before {', '.join(missing)} was done"
+        first = evidence.effects_of(case_id, StepName.REGISTRATION)
+        second = evidence.effects_of(case_id, StepName.DEVICE)
+        if first and second and second[0]["n"] < first[0]["n"]:
+            yield f"case {case_id}: its device was registered before its registration was updated"
+
+
+def dispensation_seen(evidence: Evidence) -> Iterator[str]:
+    """Before each device registration its dispensation was read, not long ago, and since it was last rolled back."""
+    for case_id, asked in evidence.asked.items():
+        if asked.device is None:
+            continue
+        inventory = asked.device.inventory_id
+        reads = [
+            entry["monotonic"]
+            for entry in evidence.requests
+            if entry["call"] == "dispensation" and entry["status"] == 200 and inventory in entry["path"]
+        ]
+        for send in evidence.sends_of(case_id, "register_device"):
+            recent = [at for at in reads if 0 <= send["monotonic"] - at <= GUARD_LASTS_S]
+            if not recent:
+                yield f"case {case_id}: request {send['n']} registered a device whose dispensation was not read"
+                continue
+            since = [at for thing, at in evidence.rolled_back if thing == inventory and at < send["monotonic"]]
+            if send["effects"] and since and max(recent) < max(since):
+                yield f"case {case_id}: request {send['n']} went by a dispensation that was rolled back since"
+
+
+def intents_are_older(evidence: Evidence) -> Iterator[str]:
+    """Every effect has an intent that is older; every send has one of the very lease in which it was sent, for itself."""
+    for case_id, trail in evidence.trails.items():
+        for step in (StepName.REGISTRATION, StepName.DEVICE):
+            intents = [event for event in trail if event.kind == "step_intent" and event.step == step]
+            for entry in evidence.effects_of(case_id, step):
+                if not any(event.at <= _at(entry) for event in intents):
+                    yield f"case {case_id}: {entry['effect']} has no older intent"
+            yield from _unbacked(evidence, case_id, SENDING[step], intents)
+        probes = [event for event in trail if event.code == ASKED_FOR_CODE]
+        yield from _unbacked(evidence, case_id, "access_code", probes)
+    created = [entry for entry in evidence.requests if entry["call"] == "create_exception" and entry["status"] != 401]
+    intended = sorted(
+        event.at
+        for trail in evidence.trails.values()
+        for event in trail
+        if event.kind == "step_intent" and event.step == StepName.DND_EXCEPTION
+    )
+    for number, entry in enumerate(created, start=1):
+        if sum(at <= _at(entry) for at in intended) < number:
+            yield f"request {entry['n']} created an exception beyond what was intended"
+
+
+def _unbacked(evidence: Evidence, case_id: str, call: str, intents: Sequence[EventView]) -> Iterator[str]:
+    """Sends outside of a lease, or more of them in one lease than it had intents: how a fenced runner would show."""
+    trail = evidence.trails[case_id]
+    used: Counter[int] = Counter()
+    for entry in evidence.sends_of(case_id, call):
+        at = _at(entry)
+        taken = [event for event in trail if event.kind == "lease_taken" and event.at <= at]
+        if not taken:
+            yield f"case {case_id}: request {entry['n']} ({call}) was sent before any lease"
+            continue
+        fence = taken[-1].detail["fence"]
+        if any(event.kind in LEAVING and taken[-1].sequence < event.sequence and event.at < at for event in trail):
+            yield f"case {case_id}: request {entry['n']} ({call}) was sent after its lease was given back"
+        used[fence] += 1
+        if sum(event.detail.get("fence") == fence and event.at <= at for event in intents) < used[fence]:
+            yield f"case {case_id}: request {entry['n']} ({call}) has no intent of its own under lease {fence}"
+
+
+def trails_whole(evidence: Evidence) -> Iterator[str]:
+    """Every trail verifies, and what was once in it is still there, unchanged."""
+    for case_id, problems in evidence.broken.items():
+        yield from (f"case {case_id}: {problem}" for problem in problems)
+    for snapshot in evidence.snapshots:
+        for case_id, before in snapshot.items():
+            if list(evidence.trails.get(case_id, ()))[: len(before)] != list(before):
+                yield f"case {case_id}: its trail lost or changed an entry"
+
+
+def attempts_bounded(evidence: Evidence) -> Iterator[str]:
+    """No counter passes its limit."""
+    limits = evidence.limits
+    for case in evidence.cases.values():
+        for name, step in case.steps.items():
+            if step.intent.absences > limits.sends or step.intent.probes > limits.probes:
+                yield f"case {case.id}: {name} was tried {step.intent.absences} and probed {step.intent.probes} times"
+        if case.idle_takings > limits.idle_takings + 1:
+            yield f"case {case.id} was taken {case.idle_takings} times without progress"
+
+
+def all_settled(evidence: Evidence) -> Iterator[str]:
+    """Once faults have stopped, everything ends without a person, but for what nobody can know."""
+    if not evidence.settled:
+        return
+    for case in evidence.cases.values():
+        unknown = any(step.status is StepStatus.UNKNOWN for step in case.steps.values())
+        if case.status is CaseStatus.ATTENTION and case.reason not in evidence.for_a_person:
+            yield f"case {case.id} needs a person ({case.reason}){', something is unknown' if unknown else ''}"
+        elif case.status not in (CaseStatus.DONE, CaseStatus.ATTENTION, CaseStatus.CANCELLED):
+            yield f"case {case.id} is still {case.status} ({case.reason})"
+
+
+RULES: Final[Sequence[Callable[[Evidence], Iterator[str]]]] = (
+    no_effect_twice,
+    one_exception_per_content,
+    nothing_unasked,
+    none_lost,
+    order_kept,
+    dispensation_seen,
+    intents_are_older,
+    trails_whole,
+    attempts_bounded,
+    all_settled,
+)
+DUPLICATES: Final = frozenset({"no_effect_twice", "one_exception_per_content"})
+
+
+def _thing(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What an effect happened to."""
+    names = {"registration_updated": ("registration_id",), "dnd_exception_created": ("content_sha256",)}
+    key: Mapping[str, Any] = entry["key"]
+    chosen = names.get(entry["effect"], ("inventory_id", "registration_id", "participant_id"))
+    return {name: key[name] for name in chosen if name in key}
+
+
+def _is_about(entry: Mapping[str, Any], asked: IntakeRequest, step: StepName, *, any_effect: bool = False) -> bool:
+    if not any_effect and entry["effect"] != EFFECT_OF.get(step):
+        return False
+    key = entry["key"]
+    if step is StepName.REGISTRATION:
+        return asked.registration is not None and key.get("registration_id") == asked.registration.id
+    if step is StepName.DEVICE:
+        return asked.device is not None and same_id(str(key.get("inventory_id")), asked.device.inventory_id)
+    section = asked.dnd_exception
+    return section is not None and key.get("content_sha256") == content_sha256(read_exception(_plain(section.body())))
+
+
+def _plain(body: Mapping[str, Any]) -> dict[str, Any]:
+    """As it goes on the wire, where numbers are plain."""
+    read: dict[str, Any] = json.loads(json.dumps(body, default=float))
+    return read
+
+
+def _path_is_about(path: str, call: str, evidence: Evidence, case_id: str) -> bool:
+    asked = evidence.asked[case_id]
+    if call == "update_registration":
+        return asked.registration is not None and path.endswith(f"/{asked.registration.id}")
+    # No two cases of one subject ask for different devices in these tests, and a device's path names its subject.
+    return asked.device is not None and f"/{asked.subject.subject_id}/" in path
+
+
+def _stood_before(trail: Sequence[EventView], step: StepName) -> bool:
+    """Whether it was found as asked for, or a person said that it was, without anything having been sent by this case."""
+    mine = [event for event in trail if event.step == step]
+    decided = any(event.kind == "step_decided_applied" for event in mine)
+    return decided or (
+        any(event.kind == "step_found" for event in mine) and not any(event.kind == "step_intent" for event in mine)
+    )
+
+
+def _at(entry: Mapping[str, Any]) -> datetime:
+    return datetime.fromisoformat(entry["at"])
