@@ -51,7 +51,8 @@ def intent_view(row: Mapping[str, Any], epoch: str, seconds: float) -> IntentVie
     left = 0.0
     if row["quiet_until"] is not None:
         left = row["quiet_until"] - seconds if row["quiet_epoch"] == epoch else facts.get("quiet_s", 0.0)
-    return IntentView(row["attempts"], row["probes"], row["absences"], row["in_doubt"], facts, max(0.0, left))
+    earlier = row["quiet_until"] is not None and row["quiet_epoch"] != epoch
+    return IntentView(row["attempts"], row["probes"], row["absences"], row["in_doubt"], facts, max(0.0, left), earlier)
 
 
 def step_view(row: Mapping[str, Any], epoch: str, seconds: float) -> StepView:

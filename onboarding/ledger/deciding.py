@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from sqlalchemy import Connection, select
 
@@ -10,12 +11,15 @@ from onboarding.errors import BadInput, IdentityConflict, OnboardingError
 from onboarding.keys import LedgerKey
 from onboarding.ledger import claims
 from onboarding.ledger.claims import ClaimKey, ExceptionClaim
-from onboarding.ledger.columns import CASES, maybe_row
-from onboarding.ledger.leasing import LATE_ANSWER
+from onboarding.ledger.columns import CASES, Row, maybe_row
+from onboarding.ledger.leasing import LATE_ANSWER, contradiction
+from onboarding.ledger.opening import Addresses
 from onboarding.ledger.reading import read_case
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
-from onboarding.ledger.views import CaseView, Held, StepView
+from onboarding.ledger.views import CaseView, Held, IntentView, StepView
 from onboarding.ledger.writes import CaseWrite, Lease
+
+LONGEST_REASON: Final = 2000
 
 
 class Decision(StrEnum):
@@ -52,16 +56,20 @@ class Decided:
 
 @dataclass(frozen=True)
 class Holds:
-    """What the case claims: the keys of its bound claims by step, and of its exception's content."""
+    """What the case claims: the keys of its bound claims by step, and of its exception's content.
+
+    Keys hold the systems' ``addresses``; those must be the ones that the case was opened for.
+    """
 
     registration: Sequence[ClaimKey] = ()
     device: Sequence[ClaimKey] = ()
     exception: str | None = None
+    addresses: Addresses | None = None
 
 
 def step_to_decide(case: CaseView) -> StepView | None:
     """The step that a decision is about: the one a late answer contradicts, the unknown one, or the refused one."""
-    if case.reason == LATE_ANSWER and case.contradicted is not None:
+    if case.contradicted is not None:
         return case.steps[case.contradicted]
     for status in (StepStatus.UNKNOWN, StepStatus.REFUSED):
         for step in case.steps.values():
@@ -72,12 +80,14 @@ def step_to_decide(case: CaseView) -> StepView | None:
 
 def offered(case: CaseView) -> tuple[Decision, ...]:
     """The decisions that make sense for the case as it stands; none while a runner works on it."""
+    if case.status is CaseStatus.DRAFT:
+        return (Decision.CANCEL,)
     if case.lease_left_s > 0 or case.status not in (CaseStatus.READY, CaseStatus.ATTENTION):
         return ()
     step = step_to_decide(case)
     in_doubt = any(s.status in (StepStatus.OPEN, StepStatus.UNKNOWN) or s.intent.in_doubt for s in case.steps.values())
-    cancel = () if in_doubt or case.reason == LATE_ANSWER else (Decision.CANCEL,)
-    if case.reason == LATE_ANSWER or (step is not None and step.status is StepStatus.UNKNOWN):
+    cancel = () if in_doubt else (Decision.CANCEL,)
+    if case.contradicted is not None or (step is not None and step.status is StepStatus.UNKNOWN):
         return (Decision.APPLIED, Decision.ABSENT)
     if step is not None and step.code == "DEVICE_ALREADY_REGISTERED":
         return (Decision.RETRY, Decision.APPLIED, *cancel)
@@ -101,6 +111,8 @@ def decide(
         raise BadInput([f"there is no case {case_id} in this ledger; 'onboard status' lists them."])
     step = step_to_decide(case)
     _check(case, step, decided)
+    if decided.decision in (Decision.APPLIED, Decision.ABSENT):
+        _check_addresses(row, holds)
     lease = Lease(case_id, "", row["fence"] + 1, 0.0, decided.actor)
     write = CaseWrite(connection, key, clock, lease, row)
     write.take_fence()
@@ -118,8 +130,11 @@ def decide(
     else:
         if step is not None:
             _settle(write, step, decided, holds)
-        write.case["late_answers"] = None
+            late = write.case["late_answers"] or []
+            write.case["late_answers"] = [answer for answer in late if answer["step"] != step.name] or None
         write.resume_after_decision()
+        if contradiction(write):  # of another step, which is to be decided next
+            write.contradict(LATE_ANSWER)
     write.end()
 
 
@@ -139,14 +154,39 @@ def _check(case: CaseView, step: StepView | None, decided: Decided) -> None:
         )
     if not decided.reason.strip():
         raise DecisionRefused(f"case {case.id}: a decision needs a reason; it goes into the trail.")
+    if len(decided.reason) > LONGEST_REASON:
+        raise DecisionRefused(f"case {case.id}: the reason is longer than {LONGEST_REASON} characters.")
     if _needs_exception_id(step, decided) and decided.exception_id is None:
         raise DecisionRefused(
             f"case {case.id}: say under which id the exception exists, so that no case creates it again (exception id)."
         )
+    if decided.exception_id is not None and not _needs_exception_id(step, decided):
+        raise DecisionRefused(f"case {case.id}: an exception id goes with 'applied' about a DND exception only.")
 
 
 def _needs_exception_id(step: StepView | None, decided: Decided) -> bool:
-    return step is not None and step.name is StepName.DND_EXCEPTION and decided.decision is Decision.APPLIED
+    asks = step is not None and step.status is not StepStatus.NOT_REQUESTED and step.name is StepName.DND_EXCEPTION
+    return asks and decided.decision is Decision.APPLIED
+
+
+def _check_addresses(row: Row, holds: Holds) -> None:
+    """What is held is found by the addresses too: with others, a decision would settle what the case never held."""
+    opened_for = Addresses(row["openspecimen_address"], row["clinical_one_address"])
+    if holds.addresses not in (None, opened_for):
+        raise DecisionRefused(
+            f"case {row['id']}: it was opened for other systems than the ones set now; set those again, then decide."
+        )
+
+
+def _check_quiet(write: CaseWrite, intent: IntentView) -> None:
+    """Nobody can know yet that something is absent while a request may still be applied."""
+    left_s = intent.quiet_left_s
+    if intent.earlier_boot:
+        left_s -= write.seconds  # whatever was sent was sent before this boot
+    if left_s > 0:
+        raise DecisionRefused(
+            f"case {write.lease.case_id}: the last request may still be applied; look again in {left_s:.0f} s, then decide."
+        )
 
 
 def _settle(write: CaseWrite, step: StepView, decided: Decided, holds: Holds) -> None:
@@ -154,21 +194,38 @@ def _settle(write: CaseWrite, step: StepView, decided: Decided, holds: Holds) ->
         if step.status is StepStatus.REFUSED:
             write.step(step.name).retry()
         return
+    if step.status is StepStatus.NOT_REQUESTED:
+        return  # a late answer about what is not asked for any more: the trail has what was decided, nothing follows
     applied = decided.decision is Decision.APPLIED
     outcome: dict[str, object] = {"decided": decided.decision.value}
+    if applied and step.status is StepStatus.DONE:
+        outcome = {**step.outcome, **outcome}
+    if not applied:
+        _check_quiet(write, step.intent)
     if step.name is StepName.DND_EXCEPTION:
-        assert holds.exception is not None, "a case with an exception knows its content"
-        claim = ExceptionClaim.to_decide(write, holds.exception)
-        if isinstance(claim, Held):
-            raise DecisionRefused(
-                f"case {write.lease.case_id}: case {claim.by_case} works on the same exception; decide in {claim.left_s:.0f} s."
-            )
-        claim.settle_by_decision(decided.exception_id if applied else None)
+        _settle_exception(write, step, holds, decided.exception_id if applied else None)
         if applied:
             outcome["exception_id"] = decided.exception_id
     elif applied:
         _bind(write, holds.registration if step.name is StepName.REGISTRATION else holds.device)
     write.step(step.name).decide(applied=applied, outcome=outcome)
+
+
+def _settle_exception(write: CaseWrite, step: StepView, holds: Holds, exception_id: str | None) -> None:
+    assert holds.exception is not None, "a case with an exception knows its content"
+    claim = ExceptionClaim.to_decide(write, holds.exception)
+    if isinstance(claim, Held):
+        raise DecisionRefused(
+            f"case {write.lease.case_id}: case {claim.by_case} works on the same exception; decide in {claim.left_s:.0f} s."
+        )
+    view = claim.view()
+    if exception_id is None:
+        its_doubt = step.status is StepStatus.UNKNOWN and (view.unknown or view.open)
+        its_id = view.effect_id is not None and view.effect_id == step.outcome.get("exception_id")
+        if not its_doubt and not its_id:
+            return  # another case has made one since, or is about to; that this case's is absent says nothing about that
+        _check_quiet(write, view.intent)
+    claim.settle_by_decision(exception_id)
 
 
 def _bind(write: CaseWrite, keys: Sequence[ClaimKey]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, false, or_, select, update
+from sqlalchemy import Connection, false, or_, select, true, update
 
 from onboarding.clocks import utc_now
 from onboarding.errors import LedgerError
@@ -94,12 +94,19 @@ def take(
 
 
 def find_due(
-    connection: Connection, clock: tuple[str, float], *, now: datetime, limit: int, logins: Sequence[str] = ()
+    connection: Connection,
+    clock: tuple[str, float],
+    *,
+    now: datetime,
+    limit: int,
+    logins: Sequence[str] = (),
+    modes: Sequence[str] | None = None,
 ) -> list[str]:
     """Ids of cases that are ready and due and that no runner holds, oldest due first.
 
     ``logins`` are the digests of the connections' present credentials: a case that waits because one of them was refused
-    is left out until it changes, or until the refusal is forgotten.
+    is left out until it changes, or until the refusal is forgotten. ``modes``: no cases of other modes than these, which
+    would be refused each time and keep others from their turn.
     """
     epoch, seconds = clock
     free = or_(CASES.c.lease_owner.is_(None), CASES.c.lease_epoch != epoch, CASES.c.lease_until <= seconds)
@@ -108,9 +115,10 @@ def find_due(
     changed = CASES.c.blocked_login.not_in(list(logins)) if logins else false()
     let_in = or_(blocked, changed, CASES.c.blocked_login.not_in(refused))
     due = or_(CASES.c.due_at <= now, CASES.c.blocked_login.is_not(None))
+    allowed = true() if modes is None else CASES.c.mode.in_(list(modes))
     query = (
         select(CASES.c.id)
-        .where(CASES.c.status == CaseStatus.READY, free, let_in, due)
+        .where(CASES.c.status == CaseStatus.READY, free, let_in, due, allowed)
         .order_by(CASES.c.due_at, CASES.c.id)
         .limit(limit)
     )
@@ -131,7 +139,8 @@ def keep_late_answer(connection: Connection, key: LedgerKey, case_id: str, actor
         "updated_at": utc_now(),
     }
     status = CaseStatus(row["status"])
-    if status is CaseStatus.DONE and _contradicts(write, answer):  # nobody else would write to a case that is done
+    nobody_works_it = status in (CaseStatus.DONE, CaseStatus.ATTENTION)  # so no fenced write would say it
+    if nobody_works_it and _contradicts(write, answer):
         values |= {"status": next_case_status(status, CaseEvent.CONTRADICTED).value, "reason": LATE_ANSWER}
         write.record(f"case_{CaseEvent.CONTRADICTED}", code=LATE_ANSWER)
     values |= {name: write.case[name] for name in ("trail_sequence", "trail_seal")}
@@ -152,10 +161,7 @@ def contradiction(write: CaseWrite) -> bool:
 
 
 def _contradicts(write: CaseWrite, answer: dict[str, Any]) -> bool:
-    step = write.step(StepName(answer["step"])).view()
-    if answer["says"] == "applied":
-        return step.status in (StepStatus.PENDING, StepStatus.REFUSED, StepStatus.NOT_REQUESTED)
-    return step.status is StepStatus.DONE and step.outcome.get("attempt") == answer["attempt"]
+    return write.step(StepName(answer["step"])).view().contradicts(answer)
 
 
 def _why_not(write: CaseWrite, addresses: Addresses, runner: Runner) -> str | None:

@@ -77,11 +77,18 @@ class Ledger:
             raise LedgerError(f"there is no case {case_id} in this ledger: 'onboard status' lists them.")
         return parse_request(self.key.decrypt(sealed, opening.request_place(case_id)))
 
-    def find_due(self, *, limit: int, logins: Sequence[str] = (), now: datetime | None = None) -> list[str]:
+    def find_due(
+        self,
+        *,
+        limit: int,
+        logins: Sequence[str] = (),
+        modes: Sequence[str] | None = None,
+        now: datetime | None = None,
+    ) -> list[str]:
         """Ids of the cases that are ready, due and free, oldest due first."""
         moment = now or utc_now()
         return self.store.read(
-            lambda c: leasing.find_due(c, self.store.clock(c), now=moment, limit=limit, logins=logins)
+            lambda c: leasing.find_due(c, self.store.clock(c), now=moment, limit=limit, logins=logins, modes=modes)
         )
 
     def take(self, case_id: str, runner: Runner, addresses: Addresses, *, retry: bool = False) -> Lease | Held | Closed:

@@ -84,6 +84,7 @@ def _with_steps(connection: Connection, clock: tuple[str, float], rows: Sequence
 
 def _case_view(row: Mapping[str, Any], steps: Mapping[StepName, StepView], epoch: str, seconds: float) -> CaseView:
     live = row["lease_owner"] is not None and row["lease_epoch"] == epoch
+    late = [(StepName(answer["step"]), answer) for answer in row["late_answers"] or []]
     return CaseView(
         id=row["id"],
         study_id=row["study_id"],
@@ -103,5 +104,5 @@ def _case_view(row: Mapping[str, Any], steps: Mapping[StepName, StepView], epoch
         created_at=row["created_at"],
         updated_at=row["updated_at"],
         steps=steps,
-        contradicted=StepName(row["late_answers"][-1]["step"]) if row["late_answers"] else None,
+        contradicted=next((step for step, answer in late if steps[step].contradicts(answer)), None),
     )

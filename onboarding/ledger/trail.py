@@ -32,7 +32,7 @@ class Entry:
 
 def append(connection: Connection, key: LedgerKey, case_id: str, sequence: int, previous: str, entry: Entry) -> str:
     """Append an entry as number ``sequence`` after the link ``previous``; returns its link. The caller holds the case's row."""
-    sealed = None if entry.reason is None else key.encrypt(entry.reason.encode(), f"event/{case_id}/{sequence}")
+    sealed = None if entry.reason is None else key.encrypt(_bytes_of(entry.reason), f"event/{case_id}/{sequence}")
     detail = dict(entry.detail) if entry.detail else None
     values: dict[str, Any] = {
         "case_id": case_id,
@@ -49,6 +49,10 @@ def append(connection: Connection, key: LedgerKey, case_id: str, sequence: int, 
     link = _link(key, values, previous)
     connection.execute(insert(EVENTS).values(**values, seal=_shown(key, link)))
     return link
+
+
+def _bytes_of(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")  # a command line can hold half a character, which UTF-8 cannot
 
 
 def trail_problems(connection: Connection, key: LedgerKey, case_id: str) -> list[str]:

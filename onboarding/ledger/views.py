@@ -29,7 +29,8 @@ class IntentView:
     """The last intent of a step or shared claim.
 
     ``attempts`` counts intents, ``probes`` those probes that have an effect of their own, ``absences`` the times an attempt
-    was proven not applied; ``quiet_left_s`` is 0 once the quiet time is over.
+    was proven not applied; ``quiet_left_s`` is 0 once the quiet time is over. ``earlier_boot``: it was committed before this
+    boot, so that its quiet time would start anew.
     """
 
     attempts: int
@@ -38,6 +39,7 @@ class IntentView:
     in_doubt: bool
     facts: Mapping[str, Any]
     quiet_left_s: float
+    earlier_boot: bool
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,12 @@ class StepView:
     outcome: Mapping[str, Any]
     updated_at: datetime
     done_at: datetime | None
+
+    def contradicts(self, answer: Mapping[str, Any]) -> bool:
+        """Whether a late answer (``says``: ``applied`` or ``not_applied``, ``attempt``) says otherwise than this step."""
+        if answer["says"] == "applied":
+            return self.status in (StepStatus.PENDING, StepStatus.REFUSED, StepStatus.NOT_REQUESTED)
+        return self.status is StepStatus.DONE and self.outcome.get("attempt") == answer["attempt"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,7 @@ class CaseView:
     """One case as the ledger knows it.
 
     ``lease_left_s`` is above 0 while a runner works on it; ``blocked``: it waits for other log-in settings;
-    ``contradicted``: the step of which a late answer says otherwise than the ledger.
+    ``contradicted``: the first step of which a late answer says otherwise than the ledger.
     """
 
     id: str

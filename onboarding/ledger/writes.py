@@ -273,11 +273,15 @@ class StepWrite:
         already_registered: bool = False,
         detail: Mapping[str, Any] | None = None,
     ) -> None:
-        """Not applied, and will not be. The intent is over; ``already_registered`` is remembered for later probes."""
+        """Not applied, and will not be. The intent is over; ``already_registered`` is remembered for later probes.
+
+        ``detail`` is kept as the step's outcome: what a decision about it needs to know.
+        """
         assert not self.in_doubt, "a doubt is ended by a probe or a person, never by the class of a later answer"
         self._say(http_status, vendor_text)
         self._row.update(NO_INTENT)
         self._row["met_already_registered"] = self._row["met_already_registered"] or already_registered
+        self._row["outcome"] = dict(detail) if detail else None
         self._move(StepEvent.REFUSED, code, detail=detail)
         self._case.made_progress()
 
@@ -308,7 +312,7 @@ class StepWrite:
 
     def retry(self) -> None:
         """A person asked for a refused step to be tried again."""
-        self._row.update(waits=0, probes=0, absences=0, waiting_since=None)
+        self._row.update(waits=0, probes=0, absences=0, waiting_since=None, outcome=None)
         self._move(StepEvent.RETRIED, None)
 
     def decide(self, *, applied: bool, outcome: Mapping[str, Any]) -> None:

@@ -66,6 +66,7 @@ def holds_of(asked: Asked, key: LedgerKey) -> Holds:
     """Everything that a case's request claims, for a decision about it."""
     request = asked.request
     return Holds(
+        addresses=asked.systems.addresses,
         registration=registration_claims(asked) if request.registration is not None else (),
         device=device_claims(asked) if request.device is not None else (),
         exception=(
