@@ -15,7 +15,9 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.flow_engine import run_flow
 from prefect.states import Scheduled
+from pydantic import SecretStr
 
+from blocks import ClinicalOne, OpenSpecimen
 from flows.onboard_subject import onboard_subject
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
 from tests.steps.lab import Lab, laboratory, only
@@ -146,3 +148,20 @@ async def unknown_registration(lab: FlowLab) -> Ran:
     (case,) = lab.bench.ledger.cases()
     assert case.steps[StepName.REGISTRATION].status is StepStatus.UNKNOWN
     return ran
+
+
+def openspecimen_block(lab: FlowLab, **changes: Any) -> OpenSpecimen:
+    """The connection to the sandbox, not saved yet."""
+    given = {"url": lab.environment["ONBOARDING_OPENSPECIMEN_URL"], "username": seed.USERNAME}
+    return OpenSpecimen(**{**given, "password": SecretStr(seed.PASSWORD), **changes})
+
+
+def clinical_one_block(lab: FlowLab, **changes: Any) -> ClinicalOne:
+    """The connection to the sandbox, not saved yet."""
+    given = {
+        "url": lab.environment["ONBOARDING_CLINICAL_ONE_URL"],
+        "token_url": lab.environment["ONBOARDING_CLINICAL_ONE_TOKEN_URL"],
+        "client_id": seed.CLIENT_ID,
+        "scope": seed.SCOPE,
+    }
+    return ClinicalOne(**{**given, "client_secret": SecretStr(seed.CLIENT_SECRET), **changes})

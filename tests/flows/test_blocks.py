@@ -5,39 +5,22 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prefect import get_client
 from prefect.blocks.core import Block
 from prefect.client.schemas.actions import BlockDocumentCreate
-from pydantic import SecretStr
 
 from blocks import ClinicalOne, OpenSpecimen, connections_for_flows
 from onboarding.errors import BadSettings
 from onboarding.settings import CONNECTION_VARIABLES, Connections, load_settings
-from tests.flows.lab import FlowLab
+from tests.flows.lab import FlowLab, clinical_one_block, openspecimen_block
 from tests.steps.lab import only
 from tests.support.prefect_server import PrefectServer
 from vendor_sandbox import seed
 
 pytestmark = pytest.mark.prefect
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def openspecimen(lab: FlowLab, **changes: Any) -> OpenSpecimen:
-    given = {"url": lab.environment["ONBOARDING_OPENSPECIMEN_URL"], "username": seed.USERNAME}
-    return OpenSpecimen(**{**given, "password": SecretStr(seed.PASSWORD), **changes})
-
-
-def clinical_one(lab: FlowLab, **changes: Any) -> ClinicalOne:
-    given = {
-        "url": lab.environment["ONBOARDING_CLINICAL_ONE_URL"],
-        "token_url": lab.environment["ONBOARDING_CLINICAL_ONE_TOKEN_URL"],
-        "client_id": seed.CLIENT_ID,
-        "scope": seed.SCOPE,
-    }
-    return ClinicalOne(**{**given, "client_secret": SecretStr(seed.CLIENT_SECRET), **changes})
 
 
 @pytest.fixture
@@ -64,8 +47,8 @@ async def problems(lab: FlowLab) -> list[str]:
 
 
 async def test_a_flow_onboards_with_the_connections_of_the_blocks(blocks: FlowLab) -> None:
-    await openspecimen(blocks).save("default")
-    await clinical_one(blocks).save("default")
+    await openspecimen_block(blocks).save("default")
+    await clinical_one_block(blocks).save("default")
     ran = await blocks.flow(request=only("registration", "dnd_exception"))
     assert ran.how == ("COMPLETED", "Onboarded")
 
@@ -81,8 +64,8 @@ async def test_without_environment_and_blocks_a_run_fails_and_names_both(blocks:
 
 
 async def test_the_environment_goes_before_the_block(blocks: FlowLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    await openspecimen(blocks, username="from the block").save("default")
-    await clinical_one(blocks).save("default")
+    await openspecimen_block(blocks, username="from the block").save("default")
+    await clinical_one_block(blocks).save("default")
     for name in ("url", "username", "password"):
         variable = f"ONBOARDING_OPENSPECIMEN_{name.upper()}"
         monkeypatch.setenv(variable, blocks.environment[variable])
@@ -97,7 +80,7 @@ async def test_a_connection_is_never_put_together_from_environment_and_block(
     blocks: FlowLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The password of one account must not meet the name of another."""
-    await openspecimen(blocks).save("default")
+    await openspecimen_block(blocks).save("default")
     monkeypatch.setenv("ONBOARDING_OPENSPECIMEN_PASSWORD", "another")
     assert [line.split(":")[0] for line in await problems(blocks)] == [
         "ONBOARDING_OPENSPECIMEN_URL",
@@ -114,13 +97,13 @@ async def test_a_connection_is_never_put_together_from_environment_and_block(
     ],
 )
 async def test_a_wrong_field_of_a_block_is_named(blocks: FlowLab, changes: dict[str, str], problem: str) -> None:
-    await openspecimen(blocks, **changes).save("default")
+    await openspecimen_block(blocks, **changes).save("default")
     (line,) = await problems(blocks)
     assert line.startswith(f"block open-specimen/default, {problem}")
 
 
 async def test_a_slash_at_the_end_of_an_address_does_no_harm(blocks: FlowLab) -> None:
-    await openspecimen(blocks, url=blocks.environment["ONBOARDING_OPENSPECIMEN_URL"] + "/").save("default")
+    await openspecimen_block(blocks, url=blocks.environment["ONBOARDING_OPENSPECIMEN_URL"] + "/").save("default")
     connections = await found(blocks)
     assert connections.openspecimen is not None
     assert connections.openspecimen.url == blocks.environment["ONBOARDING_OPENSPECIMEN_URL"]
@@ -151,8 +134,8 @@ async def test_what_a_block_saved_on_the_page_lacks_is_named(
 
 
 async def test_secrets_of_blocks_are_encrypted_and_shown_as_stars(blocks: FlowLab) -> None:
-    await openspecimen(blocks).save("default")
-    await clinical_one(blocks).save("default")
+    await openspecimen_block(blocks).save("default")
+    await clinical_one_block(blocks).save("default")
     async with get_client() as client:
         for slug, name, secret in (
             ("open-specimen", "password", seed.PASSWORD),

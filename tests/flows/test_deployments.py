@@ -31,8 +31,9 @@ from prefect.utilities.schema_tools import validate
 from pydantic import BaseModel
 
 from flows.onboard_subject import onboard_subject
+from onboarding.keys import key_file
 from onboarding.ledger.states import CaseStatus
-from tests.flows.lab import FlowLab, Ran
+from tests.flows.lab import FlowLab, Ran, clinical_one_block, openspecimen_block
 from tests.steps.lab import only
 from tests.support.prefect_server import PrefectServer
 from tests.support.processes import running_server
@@ -129,9 +130,9 @@ def _deployed(_prefect_session: PrefectServer, tmp_path_factory: pytest.TempPath
     # The project is installed in a worker's environment; the tests run from its folder instead.
     environment = _prefect_session.environment | {"PYTHONPATH": str(ROOT), "PREFECT_WORKER_QUERY_SECONDS": "1"}
     run_prefect(_prefect_session, ROOT, "work-pool", "create", POOL, "--type", "process")
-    run_prefect(_prefect_session, ROOT, "deploy", "--all", "--prefect-file", FILE.name)
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL]
     with running_server(command, ready_line="started!", folder=folder, environment=environment):
+        run_prefect(_prefect_session, ROOT, "deploy", "--all", "--prefect-file", FILE.name)
         yield
 
 
@@ -151,8 +152,20 @@ async def deployment_id(api: httpx.AsyncClient) -> str:
 async def trigger(
     api: httpx.AsyncClient, lab: FlowLab, *, variables: dict[str, str] | None = None, **body: Any
 ) -> httpx.Response:
-    """Start the deployment as an API caller does; the worker's run gets the settings of this laboratory."""
-    job = {"job_variables": {"env": {**lab.environment, **(variables or {})}}}
+    """Start the deployment as an API caller does; the worker's run gets this laboratory's settings, and no secret.
+
+    Prefect keeps the variables of a run in the clear, so the log-ins are in blocks and the key is in its file.
+    """
+    secret = ("ONBOARDING_OPENSPECIMEN_", "ONBOARDING_CLINICAL_ONE_", "ONBOARDING_LEDGER_KEY")
+    plain = {name: value for name, value in lab.environment.items() if not name.startswith(secret)}
+    place = lab.bench.ledger.store.path
+    assert place is not None
+    key = key_file(place)
+    key.touch(mode=0o600)
+    key.write_text(lab.environment["ONBOARDING_LEDGER_KEY"], "ascii")
+    await openspecimen_block(lab).save("default", overwrite=True)
+    await clinical_one_block(lab).save("default", overwrite=True)
+    job = {"job_variables": {"env": {**plain, **(variables or {})}}}
     return await api.post(f"deployments/{await deployment_id(api)}/create_flow_run", json={**job, **body})
 
 

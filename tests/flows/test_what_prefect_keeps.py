@@ -107,10 +107,11 @@ async def test_no_log_in_secret_and_no_device_credential_enters_prefect(lab: Flo
 
 async def test_results_are_stored_nowhere(lab: FlowLab, test_home: Path) -> None:
     lab.control.undispense(STUDY, "test", INVENTORY_ID)
-    for parameters in ({"request": request()}, {"request": request(), "dry_run": True}, {}):
+    folders = [home / "storage" for home in (lab.server.home, test_home / "prefect")]
+    before = {file for folder in folders for file in folder.rglob("*")}
+    for parameters in ({"request": request()}, {"request": request(), "dry_run": True}, {}, {"case_id": "0" * 12}):
         await lab.flow(**parameters)
-    homes = (lab.server.home, test_home / "prefect")
-    assert [file for home in homes for file in (home / "storage").rglob("*") if file.is_file()] == []
+    assert {file for folder in folders for file in folder.rglob("*")} == before
 
 
 async def nothing_personal(lab: FlowLab, ran: Ran) -> None:
