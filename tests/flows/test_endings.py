@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.onboard_subject import onboard_subject
 from onboarding.advice import advice
 from onboarding.clocks import boot_seconds
 from onboarding.endings import ENDINGS, Ending
+from onboarding.ledger.deciding import Decided, Decision
 from onboarding.ledger.leasing import Runner
 from onboarding.ledger.ledger import Ledger
 from onboarding.ledger.states import CaseStatus
@@ -285,7 +285,27 @@ async def test_an_unknown_outcome_needs_attention_and_is_never_sent_again(lab: F
     assert lab.calls() == sent
 
 
+async def test_a_case_that_a_person_cancelled_is_not_worked(lab: FlowLab) -> None:
+    case_id = await lab.open(example())
+    await lab.bench.decide(case_id, Decided(Decision.CANCEL, "a person", "asked for by mistake"))
+    ran = await lab.flow(case_id=case_id)
+    assert ran.how == ("FAILED", "RequestRefused")
+    assert ran.message == f"case {case_id}: it is cancelled and cannot be worked."
+    assert lab.calls() == []
+
+
+async def test_a_case_of_a_mode_that_is_not_allowed_any_more_is_not_worked(
+    lab: FlowLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case_id = await lab.open(example())
+    monkeypatch.setenv("ONBOARDING_MODES", "training")
+    for dry_run in (False, True):
+        ran = await lab.flow(case_id=case_id, dry_run=dry_run)
+        assert ran.how == ("FAILED", "RequestRefused")
+        assert "subject.mode: 'test' is not allowed here" in ran.message
+    assert lab.calls() == []
+
+
 def test_the_names_of_the_endings_are_states_of_prefects_types() -> None:
     assert {facts.state for facts in ENDINGS.values()} == {"COMPLETED", "FAILED", "CANCELLED"}
     assert ENDINGS[Ending.CANCELLED].state == "CANCELLED"
-    assert onboard_subject.retries == 0, "Prefect's own retries would pass for a person's"

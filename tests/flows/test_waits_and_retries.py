@@ -1,11 +1,20 @@
 """Short waits are retried by Prefect under the lease, long ones park the case, and a person's Retry goes on with it."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from prefect import flow
 from prefect.client.schemas.objects import StateType
+from prefect.settings import (
+    PREFECT_FLOWS_DEFAULT_RETRIES,
+    PREFECT_RESULTS_PERSIST_BY_DEFAULT,
+    PREFECT_TASKS_DEFAULT_RETRIES,
+    temporary_settings,
+)
 
+from flows.asked import asked_flow
+from flows.onboard_subject import onboard_subject
 from onboarding.ledger.states import CaseStatus, StepName
 from onboarding.steps.case import SHORT_WAITS
 from onboarding.steps.report import SHORT_WAIT_S
@@ -64,6 +73,26 @@ def test_nothing_else_is_retried_cached_or_stored_by_a_task() -> None:
         assert step_task.cache_policy is not None
         assert step_task.cache_policy.compute_key(None, {"case_id": "X"}, {}) is None  # type: ignore[arg-type]
         assert step_task.timeout_seconds is None, "a time-out of Prefect would stop an effect half-way"
+
+
+async def test_defaults_of_a_prefect_installation_change_neither_retries_nor_storage(
+    lab: FlowLab, test_home: Path
+) -> None:
+    """A retry by Prefect itself would pass for a person's, and try refused steps again."""
+    folders = [home / "storage" for home in (lab.server.home, test_home / "prefect")]
+    before = {file for folder in folders for file in folder.rglob("*")}
+    lab.fault("update_registration", "refuse", code="CPR_DUP_PPID", when="before")
+    changed = {
+        PREFECT_FLOWS_DEFAULT_RETRIES: 2,
+        PREFECT_TASKS_DEFAULT_RETRIES: 2,
+        PREFECT_RESULTS_PERSIST_BY_DEFAULT: True,
+    }
+    with temporary_settings(changed):
+        assert asked_flow(name="another")(onboard_subject.fn).retries == 0
+        refused = await lab.flow(request=only("registration"))
+        assert refused.how == ("FAILED", "NeedsAttention")
+        assert len(lab.calls("update_registration")) == 1
+    assert {file for folder in folders for file in folder.rglob("*")} == before
 
 
 async def test_retry_on_the_page_goes_on_with_a_refused_step_and_shows_what_was_done(lab: FlowLab) -> None:
