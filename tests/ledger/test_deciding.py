@@ -228,7 +228,7 @@ STANDINGS: Mapping[Callable[[Bench], str], Mapping[Decision, tuple[CaseStatus, S
     done: {},
     cancelled: {},
 }
-STEP_OF = {
+STEP_OF: Mapping[Callable[[Bench], str], StepName] = {
     unknown_device: DEVICE,
     already_registered: DEVICE,
     unknown_exception: EXCEPTION,
