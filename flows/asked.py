@@ -6,7 +6,7 @@ the parameters were stored. So they are read here: wrong ones are not stored by 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, Self, TypeVar, cast
 
 from prefect.flows import Flow
 from pydantic import Field, ValidationError
@@ -114,6 +114,12 @@ class AskedFlow(Flow[P, R]):
             flags = {name: parameters[name] for name in _FLAGS if isinstance(parameters.get(name), bool)}
             return {"request": NOT_STORED, **flags}
         return super().serialize_parameters({**parameters, "request": asked.request, "case_id": asked.case_id})
+
+    def with_options(self, **options: Any) -> Self:  # type: ignore[override]  # they are Prefect's to check
+        """A copy with other options, of this class too: Prefect's own is a plain flow, which would store anything."""
+        copy = super().with_options(**options)
+        copy.__class__ = type(self)
+        return cast("Self", copy)
 
 
 def asked_flow(**options: Any) -> Callable[[Callable[P, R]], AskedFlow[P, R]]:

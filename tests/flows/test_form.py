@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from prefect.utilities.callables import parameter_schema
 
-from flows.asked import name_of_run, read_asked
+from flows.asked import NOT_STORED, name_of_run, read_asked
 from flows.onboard_subject import onboard_subject
 from onboarding.errors import BadInput
 from onboarding.request import OnboardingRequest
+from tasks.faults import told
 from tests.support.requests import MARKER, SUBJECT_ID, example, request
 
 SCHEMA: dict[str, Any] = parameter_schema(onboard_subject).model_dump()
@@ -146,3 +147,16 @@ def test_what_the_server_is_given_is_what_the_model_reads() -> None:
     stored = onboard_subject.serialize_parameters({"request": example(), "case_id": None, "dry_run": True})
     assert OnboardingRequest.model_validate(stored["request"]) == request()
     assert stored["dry_run"] is True
+
+
+def test_a_copy_of_the_flow_with_other_options_keeps_people_out_too() -> None:
+    copy = onboard_subject.with_options(name="another")
+    assert copy.serialize_parameters({"request": {"firstName": MARKER}}) == {"request": NOT_STORED}
+
+
+def test_an_unforeseen_fault_is_told_by_its_place_in_our_code_and_not_by_its_text() -> None:
+    with pytest.raises(AttributeError) as ours:
+        read_asked([MARKER])  # type: ignore[arg-type]
+    assert told(ours.value).startswith("an unexpected AttributeError in flows/asked.py, line ")
+    assert told(ValueError(MARKER)).startswith("an unexpected ValueError. The case can be resumed;")
+    assert MARKER not in told(ValueError(MARKER))
