@@ -28,7 +28,7 @@ from onboarding.steps.case import work_case
 from onboarding.workbench import Workbench, open_workbench
 from tests.crash.boundaries import Boundaries, MortalHttp, MortalStore
 
-_LOOK_S: Final = 0.02
+_LOOK_S: Final = 0.1
 
 
 @dataclass(frozen=True)

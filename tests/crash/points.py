@@ -14,27 +14,16 @@ from onboarding.ledger.states import CaseStatus
 from onboarding.ledger.views import EventView, Held
 from onboarding.steps.case import work_case
 from tests.crash.auditor import DUPLICATES, Evidence, audit, gather
+from tests.crash.faults import Fault
 from tests.crash.runners import Outcome, Runners
 from tests.steps.lab import Lab, laboratory
 
-SETTINGS: Final[dict[str, Any]] = {"lease_seconds": 0.5, "request_timeout_seconds": 0.8, "settle_seconds": 0.1}
-AT_ONCE: Final = 20
+SETTINGS: Final[dict[str, Any]] = {"lease_seconds": 0.5, "request_timeout_seconds": 0.8, "settle_seconds": 0.5}
+AT_ONCE: Final = 28
 """Points that are worked at the same time; most of their time goes by waiting for dead runners' leases."""
 _SETTLING_S: Final = 60.0
 FIGURES: Final[list[str]] = []
 """A line for each enumeration of this test run."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A fault of the sandbox at one call."""
-
-    call: str
-    kind: str
-    rule: Mapping[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return " ".join([self.call, self.kind, *(f"{name}={value}" for name, value in self.rule.items())])
 
 
 @dataclass
@@ -146,24 +135,36 @@ class Enumeration:
         self.tally.add(f"{name} killed at {kills} (fault: {fault})", outcomes, problems)
         return outcomes
 
-    async def every_boundary(
+    async def every_boundary(self, name: str, request: Mapping[str, Any], *earlier: int) -> int:
+        """Kill at K = 1, 2, ... until a run gets through, after the ``earlier`` kills; returns the last K that killed."""
+        (*_, whole) = await self.at(name, request, *earlier, 0)
+        return await self._kill_each(name, request, earlier, 1, len(whole.boundaries), None)
+
+    async def after_fault(self, name: str, request: Mapping[str, Any], fault: Fault, happy: Sequence[str]) -> int:
+        """Kill at every boundary from a fault on; ``happy`` are the boundaries of a run that does not meet it."""
+        (*_, whole) = await self.at(name, request, 0, fault=fault)
+        pairs = zip(whole.boundaries, happy, strict=False)
+        first = next((n for n, (met, usual) in enumerate(pairs, start=1) if met != usual), len(happy))
+        # The fault itself shows one boundary before the paths part, or two.
+        return await self._kill_each(name, request, (), max(1, first - 2), len(whole.boundaries), fault)
+
+    async def _kill_each(
         self,
         name: str,
         request: Mapping[str, Any],
-        *earlier: int,
-        fault: Fault | None = None,
-        first: int = 1,
-        stride: int = 1,
+        earlier: Sequence[int],
+        first: int,
+        expected: int,
+        fault: Fault | None,
     ) -> int:
-        """Kill at K = first, ... until a run gets through, after the ``earlier`` kills; returns the last K that killed."""
-        (*_, whole) = await self.at(name, request, *earlier, 0, fault=fault)
-        expected = len(whole.boundaries)
-        last = first - 1
-        numbers = range(first, expected + 1, stride)
-        ended = await asyncio.gather(*(self.at(name, request, *earlier, k, fault=fault) for k in numbers))
-        last = max([k for k, outcomes in zip(numbers, ended, strict=True) if outcomes[-1].killed], default=last)
-        while stride == 1 and last >= expected:  # a run that was slower, and renewed its lease, has more boundaries
+        async def kill(k: int) -> bool:
+            return (await self.at(name, request, *earlier, k, fault=fault))[-1].killed
+
+        numbers = range(first, expected + 1)
+        killed = await asyncio.gather(*map(kill, numbers))
+        last = max([k for k, was_killed in zip(numbers, killed, strict=True) if was_killed], default=first - 1)
+        while last >= expected:  # a run that was slower, and renewed its lease, has more boundaries
             expected += 1
-            if (await self.at(name, request, *earlier, expected, fault=fault))[-1].killed:
+            if await kill(expected):
                 last = expected
         return last

@@ -37,9 +37,10 @@ class Outcome:
 
 
 class Running:
-    """A runner that lives, or has lived."""
+    """A runner that lives, or has lived; its actor in the trail is ``runner <number>``."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.pid: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
@@ -59,7 +60,7 @@ class Runners:
     def start(self, lab: Lab, case_id: str | None = None, *, kill_at: int = 0) -> Running:
         """Fork a runner for the laboratory's ledger and sandbox; see ``Job``."""
         self._count += 1
-        running = self._jobs[self._count] = Running()
+        running = self._jobs[self._count] = Running(self._count)
         assert self._process.stdin is not None
         job = asdict(Job(self._count, lab.environment, case_id, kill_at))
         self._process.stdin.write(json.dumps(job).encode() + b"\n")

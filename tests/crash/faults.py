@@ -1,0 +1,49 @@
+"""The sandbox's faults that go by: what the core must ride out without a person, wherever it is killed meanwhile."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from tests.steps.lab import SYSTEM_OF
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault of the sandbox at one call."""
+
+    call: str
+    kind: str
+    rule: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return " ".join([self.call, self.kind, *(f"{name}={value}" for name, value in self.rule.items())])
+
+
+READS_AND_LOGINS: Final[list[tuple[str, dict[str, Any]]]] = [
+    ("cut", {"when": "before"}),
+    ("server_error", {"when": "before", "status": 500}),
+    ("throttle", {"when": "before", "retry_after": 0.2}),
+    ("proxy_page", {"when": "before", "status": 502}),
+    ("truncate", {"when": "after"}),
+    ("wrong_body", {"when": "after", "variant": "invalid_json"}),
+    ("delay", {"when": "before", "seconds": 0.85}),
+]
+EFFECTS: Final[list[tuple[str, dict[str, Any]]]] = [
+    *READS_AND_LOGINS,
+    ("cut", {"when": "after"}),
+    ("server_error", {"when": "after", "status": 500}),
+    ("server_error", {"when": "before", "status": 503}),
+    ("proxy_page", {"when": "after", "status": 502}),
+    ("empty", {"when": "before"}),
+    ("empty", {"when": "after"}),
+    ("redirect", {"when": "before"}),
+    ("delay", {"when": "after", "seconds": 0.85}),
+    ("expire_token", {}),
+]
+EFFECT_CALLS: Final = ("update_registration", "register_device", "create_exception")
+FAULTS: Final = [
+    Fault(call, kind, rule)
+    for call in SYSTEM_OF
+    if call != "access_code"  # asked in doubt alone; the volume meets its faults
+    for kind, rule in (EFFECTS if call in EFFECT_CALLS else READS_AND_LOGINS)
+]
