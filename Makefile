@@ -21,7 +21,7 @@ demo: setup ## set up, then show the whole product on this machine alone
 	@$(CLEAN) $(BIN)/onboard demo $(ARGS)
 
 test: lint ## set up, check style and types, run all tests
-	@$(CLEAN) $(BIN)/python -m pytest $(ARGS)
+	@$(CLEAN) $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
 lint: setup-test ## check style and types
 	$(CLEAN) $(BIN)/ruff check .

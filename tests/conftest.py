@@ -21,6 +21,13 @@ settings.load_profile("project")
 _CONTACTS = forbid_all_but_loopback()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests that share the one Prefect server together when several processes share the tests."""
+    for item in items:
+        if "prefect_server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("prefect"))
+
+
 @pytest.fixture(scope="session")
 def forbidden_contacts() -> ForbiddenContacts:
     """Every attempt of this process to contact another machine."""
