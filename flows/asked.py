@@ -115,7 +115,7 @@ class AskedFlow(Flow[P, R]):
             return {"request": NOT_STORED, **flags}
         return super().serialize_parameters({**parameters, "request": asked.request, "case_id": asked.case_id})
 
-    def with_options(self, **options: Any) -> Self:  # type: ignore[override]  # they are Prefect's to check
+    def with_options(self, **options: Any) -> Self:
         """A copy with other options, of this class too: Prefect's own is a plain flow, which would store anything."""
         copy = super().with_options(**options)
         copy.__class__ = type(self)

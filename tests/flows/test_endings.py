@@ -146,6 +146,17 @@ async def test_two_runs_of_one_case_at_once_send_each_effect_once(lab: FlowLab) 
     assert lab.effects() == {"registration_updated": 1, "device_registered": 1, "dnd_exception_created": 1}
 
 
+async def test_runs_of_several_subjects_at_once_in_one_process_do_not_mix(lab: FlowLab) -> None:
+    both = await asyncio.gather(lab.flow(request=request()), lab.flow(request=cloud_to_cloud()))
+    assert [ran.how for ran in both] == [("COMPLETED", "Onboarded")] * 2
+    cases = {case.subject_id: case for case in lab.bench.ledger.cases()}
+    for ran, number in zip(both, (1, 2), strict=True):
+        case = cases[seed.subject_id(number)]
+        assert case.flow_run_id == str(ran.run.id)
+        assert {task.name.split()[1] for task in await lab.tasks(ran, 4)} == {case.id}
+    assert lab.effects() == {"registration_updated": 2, "device_registered": 2, "dnd_exception_created": 1}
+
+
 async def test_a_run_that_lost_its_case_stops_and_says_so(lab: FlowLab) -> None:
     """Another runner takes the case over while the first waits between two steps' sends."""
     case_id = await lab.open(example())
