@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Only Python, make and a network are needed.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-test demo test lint format lock clean
+.PHONY: help setup setup-test demo test crash crash-all lint format lock clean
 
 BIN := .venv/bin
 CLEAN := sh scripts/clean_env.sh
@@ -9,7 +9,7 @@ CLEAN := sh scripts/clean_env.sh
 ARGS ?=
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## make .venv with the project and its locked dependencies (PYTHON=... chooses the interpreter)
 	@sh scripts/install.sh run
@@ -22,6 +22,15 @@ demo: setup ## set up, then show the whole product on this machine alone
 
 test: lint ## set up, check style and types, run all tests
 	@$(CLEAN) $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+
+KILLS ?= 5000
+SEED ?= 1
+
+crash: setup-test ## kill runners at random: KILLS=5000 SEED=1, ARGS=--postgres for PostgreSQL
+	@$(CLEAN) $(BIN)/python -m tests.crash.volume --kills $(KILLS) --seed $(SEED) $(ARGS)
+
+crash-all: setup-test ## kill a runner at every boundary after every fault, and twice: lasts for hours
+	@$(CLEAN) env CRASH_ALL=1 $(BIN)/python -m pytest tests/crash/test_enumeration.py -o faulthandler_timeout=0 $(ARGS)
 
 lint: setup-test ## check style and types
 	$(CLEAN) $(BIN)/ruff check .

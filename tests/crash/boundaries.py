@@ -68,7 +68,8 @@ class MortalHttp(VendorHttp):
         self._boundaries = boundaries
 
     async def send(self, method: str, url: str, **options: Any) -> Answer:
-        call = f"{method} {urlsplit(url).path.rsplit('/', 1)[-1]}"
+        last = urlsplit(url).path.rsplit("/", 1)[-1]
+        call = f"{method} {'registration' if last.isdecimal() else last}"
         self._boundaries.reach(f"before {call}")
         try:
             return await super().send(method, url, **options)

@@ -36,7 +36,7 @@ from vendor_sandbox import seed as seeds
 
 CASES: Final = 10
 RUNNERS: Final = 3
-WORLDS_AT_ONCE: Final = 3
+WORLDS_AT_ONCE: Final = 4
 KILLS_IN_A_WORLD: Final = 40
 BOUNDARIES: Final = 60
 _FAULT_EVERY_S: Final = 0.15
