@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli import local
-from cli.running import stop_once
+from cli.running import stop_once, undivided
 from onboarding.endings import EXIT_ATTENTION, EXIT_FAULT, EXIT_ONBOARDED, EXIT_WAITING
 from onboarding.errors import OnboardingError
 from vendor_sandbox import SandboxControl, seed
@@ -98,21 +98,25 @@ class Stage:
         (self.folder / name).write_text(json.dumps(content, indent=2), "utf-8")
         return name
 
-    def start(self, *words: str) -> subprocess.Popen[bytes]:
-        """Start a command as a user would, in the demo's folder, its output on the screen."""
+    @contextmanager
+    def started(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A command as a user would start it, in the demo's folder, its output on the screen; ended with the block."""
         self._out.print(f"$ onboard {' '.join(words)}", style="bold")
         sys.stdout.flush()
-        return subprocess.Popen(
-            [sys.executable, "-m", "cli.main", *words], env=self.environment, cwd=self.folder, start_new_session=True
-        )
+        command = [sys.executable, "-m", "cli.main", *words]
+        process: subprocess.Popen[bytes] | None = None
+        try:
+            with undivided():
+                process = subprocess.Popen(command, env=self.environment, cwd=self.folder, start_new_session=True)
+            yield process
+        finally:
+            if process is not None:
+                local.end(process)
 
     def onboard(self, *words: str, expected: int) -> None:
         """Run a command to its end; its exit status must be the expected one."""
-        process = self.start(*words)
-        try:
+        with self.started(*words) as process:
             status = process.wait(_COMMAND_ENDS_S)
-        finally:
-            local.end(process)
         if status != expected:
             raise DemoFailed(
                 f"'onboard {' '.join(words)}' ended with {status}, not {expected}; run 'onboard demo --keep' and look."
@@ -204,13 +208,10 @@ def _killed_and_resumed(stage: Stage) -> None:
     fault = stage.control.add_fault("clinical_one", "hold", call="register_device", when="after")
     device = {"vendor_code": "XYZ123"}
     name = stage.request("subject-2.json", documented_request(2, device=device))
-    process = stage.start("subject", name)
-    try:
+    with stage.started("subject", name) as process:
         stage.control.held(fault_id=fault, timeout_s=_COMMAND_ENDS_S)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    finally:
-        local.end(process)
     stage.control.remove_faults(fault)
     stage.say(f"Killed with SIGKILL (process {process.pid}). The ledger knows that an attempt was under way:")
     subject_id = seed.subject_id(2)

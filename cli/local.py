@@ -15,6 +15,7 @@ from typing import Final
 
 import httpx
 
+from cli.running import undivided
 from onboarding.errors import OnboardingError
 
 LOOPBACK: Final = "127.0.0.1"
@@ -73,7 +74,7 @@ def started(
     """Run a process in a session of its own; at the end ask it to stop, and kill it if it does not."""
     process: subprocess.Popen[bytes] | None = None
     try:
-        with log.open("ab") as out:
+        with log.open("ab") as out, undivided():
             process = subprocess.Popen(
                 command, env=dict(environment), cwd=folder, stdout=out, stderr=out, start_new_session=True
             )

@@ -2,8 +2,9 @@
 
 import asyncio
 import signal
-from collections.abc import Coroutine
-from typing import Any, Final, NoReturn
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 _STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -31,16 +32,40 @@ def run(work: Coroutine[Any, Any, int]) -> int:
         raise
 
 
+class _Stop:
+    """The first signal that asks this process to end; it is kept back while something must not be divided."""
+
+    def __init__(self) -> None:
+        self.kept_back = False
+        self.came = False
+
+    def __call__(self, *_: object) -> None:
+        for number in _STOPPING:
+            signal.signal(number, signal.SIG_IGN)
+        self.came = True
+        if not self.kept_back:
+            raise KeyboardInterrupt
+
+
+_STOP: Final = _Stop()
+
+
 def stop_once() -> None:
     """Let the first Ctrl-C, SIGTERM or closed terminal raise ``KeyboardInterrupt``, and none interrupt what it leads to.
 
     For commands that start processes and must end them: a second signal would leave some behind.
     """
-
-    def stop(*_: object) -> NoReturn:
-        for number in _STOPPING:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
     for number in _STOPPING:
-        signal.signal(number, stop)
+        signal.signal(number, _STOP)
+
+
+@contextmanager
+def undivided() -> Iterator[None]:
+    """Keep a signal back until the block is over: a process is started and known, or neither."""
+    _STOP.kept_back = True
+    try:
+        yield
+    finally:
+        _STOP.kept_back = False
+    if _STOP.came:
+        raise KeyboardInterrupt
