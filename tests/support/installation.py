@@ -80,7 +80,7 @@ def warm_commands(folder: Path) -> Iterator[WarmCommands]:
     )
     try:
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+        assert process.stdout.readline() == '"ready"\n'
         yield WarmCommands(process, folder)
     finally:
         assert process.stdin is not None

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import cli.doctor
 import cli.ledger
 import cli.look
-import cli.subject
-import onboarding.ledger.migrations  # noqa: F401 - so that no command has to import it
+import cli.subject  # noqa: F401 - so that no command has to import them
+import onboarding.ledger.migrations  # noqa: F401 - as above
 from cli.main import main
 
 _READ, _WRITE = os.O_RDONLY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -48,15 +48,19 @@ def _become(command: dict[str, Any]) -> NoReturn:
 
 def serve() -> None:
     """Run commands until standard input ends."""
-    print("ready", flush=True)
+    _answer("ready")
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
             _become(json.loads(line))
         _, ended = os.waitpid(child, 0)
-        print(json.dumps({"status": os.waitstatus_to_exitcode(ended)}), flush=True)
+        _answer({"status": os.waitstatus_to_exitcode(ended)})
+
+
+def _answer(value: object) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    assert cli.doctor and cli.ledger and cli.look and cli.subject, "imported for their commands"
     serve()
