@@ -13,7 +13,7 @@ from typing import Final
 import httpx
 
 from onboarding.endings import Ending
-from onboarding.errors import LeaseLost, OnboardingError
+from onboarding.errors import CaseContradicted, LeaseLost, OnboardingError
 from onboarding.intake import IntakeRequest
 from onboarding.ledger.leasing import Closed
 from onboarding.ledger.opening import Opened
@@ -113,6 +113,8 @@ async def _work_here(bench: Workbench, case_id: str, retry: bool) -> Worked:
             if isinstance(session, Held | Closed):
                 return await _not_worked(bench, case_id, session)
             report = await work_case(session)
+    except CaseContradicted as error:
+        return Worked(await case_of(bench, case_id), Ending.NEEDS_ATTENTION, str(error))
     except LeaseLost as error:
         return Worked(await case_of(bench, case_id), Ending.LEASE_LOST, str(error))
     return Worked(await case_of(bench, case_id), report.ending)
