@@ -12,9 +12,11 @@ import time
 import traceback
 from typing import Any, NoReturn
 
+import cli.decide
 import cli.doctor
 import cli.ledger
 import cli.look
+import cli.resume
 import cli.subject  # noqa: F401 - so that no command has to import them
 import onboarding.ledger.migrations  # noqa: F401 - as above
 from cli.main import main
