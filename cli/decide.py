@@ -9,7 +9,7 @@ from cli.running import run
 from onboarding.endings import EXIT_ONBOARDED
 from onboarding.errors import BadInput
 from onboarding.identifiers import normalise_id
-from onboarding.ledger.deciding import Decided, Decision
+from onboarding.ledger.deciding import Decided, Decision, DecisionRefused
 from onboarding.ledger.states import CaseStatus
 from onboarding.settings import Settings, load_settings
 from onboarding.workbench import open_workbench
@@ -53,7 +53,10 @@ async def _decide(settings: Settings, case_id: str, decided: Decided, json: bool
     async with open_workbench(settings, found, actor=decided.actor) as bench:
         if not case_id.isascii() or await bench.in_thread(bench.ledger.case, case_id) is None:
             raise BadInput([f"there is no case {case_id} in this ledger; 'onboard status' lists them."])
-        await bench.decide(case_id, decided)
+        try:
+            await bench.decide(case_id, decided)
+        except DecisionRefused as error:
+            raise BadInput([str(error)]) from None
         case = await doors.case_of(bench, case_id)
     if json:
         present.print_json({"decided": decided.decision.value, **present.case_json(case)})
@@ -63,5 +66,7 @@ async def _decide(settings: Settings, case_id: str, decided: Decided, json: bool
     for line in present.case_lines(case):
         out.print(line)
     if case.status is CaseStatus.READY:
-        out.print(f"  it goes on with: onboard resume {case.id}")
+        out.print(f"  it goes on with: onboard resume {case.id}", soft_wrap=True)
+    elif hint := present.how_to_go_on(case):  # something else wants to be decided
+        out.print(f"  {hint}", soft_wrap=True)
     return EXIT_ONBOARDED

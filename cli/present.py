@@ -12,7 +12,7 @@ from rich.text import Text
 from onboarding.advice import advice
 from onboarding.endings import EXIT_ATTENTION, EXIT_ONBOARDED, EXIT_WAITING
 from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN
-from onboarding.ledger.deciding import Decision, offered
+from onboarding.ledger.deciding import Decision, offered, step_to_decide
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
 from onboarding.ledger.views import CaseView, EventView, StepView
 
@@ -147,6 +147,9 @@ def how_to_go_on(case: CaseView) -> str:
     resume = f"onboard resume {case.id}"
     choices = [decision for decision in offered(case) if decision is not Decision.RETRY]
     decide = f"onboard decide {case.id} {'|'.join(choices)} --reason '...'" if choices else ""
+    step = step_to_decide(case)
+    if step is not None and step.name is StepName.DND_EXCEPTION and Decision.APPLIED in choices:
+        decide += " (applied: with --exception-id and its id in Clinical One)"
     if case.status is CaseStatus.ATTENTION and Decision.RETRY not in offered(case):
         return f"when you know: {decide}"
     if case.status is CaseStatus.ATTENTION:

@@ -1,20 +1,25 @@
 """`onboard resume`: go on with cases where they stopped."""
 
 import asyncio
+import sys
+from collections.abc import Iterable
 from typing import Annotated, Final
 
 from cyclopts import Parameter
 
 from cli import doors
 from cli.running import run
-from cli.worked import say_worked
-from onboarding.endings import EXIT_ONBOARDED
-from onboarding.errors import BadInput
+from cli.worked import say_worked, worst
+from onboarding.endings import EXIT_FAULT
+from onboarding.errors import BadInput, OnboardingError
+from onboarding.ledger.store import StoreUnavailable
 from onboarding.settings import Settings, load_settings
 from onboarding.workbench import Workbench, open_workbench
 
 Flag = Annotated[bool, Parameter(negative="")]
 _LOOK_S: Final = 0.5
+_LANES: Final = 8
+"""Cases at a time, so that one whose vendor is slow keeps no other from its turn. Flows run one after another."""
 
 
 def resume(*cases: str, all: Flag = False, watch: Flag = False, limit: int = 100, json: Flag = False) -> int:  # noqa: A002
@@ -47,20 +52,62 @@ async def _named(settings: Settings, cases: list[str], json: bool) -> int:
         for case_id in cases:
             if not case_id.isascii() or await bench.in_thread(bench.ledger.case, case_id) is None:
                 raise BadInput([f"there is no case {case_id} in this ledger; 'onboard status' lists them."])
-        return max([await _work(bench, case_id, api, retry=True, json=json) for case_id in cases])
+        return worst([await _work(bench, case_id, api, retry=True, json=json) for case_id in cases])
 
 
 async def _due(settings: Settings, *, watch: bool, limit: int, json: bool) -> int:
     api = doors.prefect_api()
     found = await doors.connections(settings, api)
-    worst = EXIT_ONBOARDED
     async with open_workbench(settings, found, actor=doors.actor()) as bench:
-        while True:
-            for case_id in await bench.find_due(limit):
-                worst = max(worst, await _work(bench, case_id, api, retry=False, json=json))
-            if not watch:
-                return worst
-            await asyncio.sleep(_LOOK_S)
+        lanes = _Lanes(bench, api, json=json)
+        try:
+            async with asyncio.TaskGroup() as group:
+                lanes.start(group, await bench.find_due(limit), limit)
+                while watch:
+                    await asyncio.sleep(_LOOK_S)
+                    lanes.start(group, await _find_due(bench, limit), limit)
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return worst(lanes.statuses)
+
+
+async def _find_due(bench: Workbench, limit: int) -> list[str]:
+    """The cases that are due; none while the ledger's database cannot be reached, which a watch outlasts."""
+    try:
+        return await bench.find_due(limit)
+    except StoreUnavailable as error:
+        print(f"onboard: {error}", file=sys.stderr)
+        return []
+
+
+class _Lanes:
+    """Works cases, a few at a time, the oldest first. One that cannot be worked keeps no other from its turn."""
+
+    def __init__(self, bench: Workbench, api: str | None, *, json: bool) -> None:
+        self.statuses: list[int] = []
+        self._bench = bench
+        self._api = api
+        self._json = json
+        self._free = asyncio.Semaphore(_LANES if api is None else 1)
+        self._at_work: set[str] = set()
+
+    def start(self, group: asyncio.TaskGroup, cases: Iterable[str], limit: int) -> None:
+        """Begin with each case that is not under way already."""
+        for case_id in cases:
+            if case_id not in self._at_work and len(self._at_work) < limit:
+                self._at_work.add(case_id)
+                group.create_task(self._work(case_id))
+
+    async def _work(self, case_id: str) -> None:
+        async with self._free:
+            try:
+                status = await _work(self._bench, case_id, self._api, retry=False, json=self._json)
+            except OnboardingError as error:
+                for line in str(error).splitlines():
+                    print(f"onboard: {line if case_id in line else f'case {case_id}: {line}'}", file=sys.stderr)
+                status = EXIT_FAULT
+        self._at_work.discard(case_id)
+        self.statuses = [worst([*self.statuses, status])]
 
 
 async def _work(bench: Workbench, case_id: str, api: str | None, *, retry: bool, json: bool) -> int:

@@ -1,7 +1,25 @@
 """How the work on a case is told, whichever command did it."""
 
+from collections.abc import Iterable
+from typing import Final
+
 from cli import doors, present
-from onboarding.endings import ENDINGS, Ending
+from onboarding.endings import (
+    ENDINGS,
+    EXIT_ATTENTION,
+    EXIT_BAD_INPUT,
+    EXIT_FAULT,
+    EXIT_ONBOARDED,
+    EXIT_WAITING,
+    Ending,
+)
+
+_GROWING_WORSE: Final = (EXIT_ONBOARDED, EXIT_WAITING, EXIT_ATTENTION, EXIT_FAULT, EXIT_BAD_INPUT)
+
+
+def worst(statuses: Iterable[int]) -> int:
+    """The exit status for several cases: the one that most wants to be looked at; 0 for none."""
+    return max(statuses, key=_GROWING_WORSE.index, default=EXIT_ONBOARDED)
 
 
 def say_worked(worked: doors.Worked, *, observed: bool, json: bool, notes: list[str]) -> int:
