@@ -1,4 +1,4 @@
-"""`onboard doctor`: whether everything that is needed is there, and what to do where it is not. It changes nothing."""
+"""`onboard doctor`: whether everything that is needed is there, and what to do where it is not."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -64,7 +64,7 @@ def doctor(
     try_login_again: Flag = False,
     json: Flag = False,
 ) -> int:
-    """Check settings, key, ledger, both vendors' log-ins and rights, and the Prefect API. Nothing is written anywhere.
+    """Check settings, key, ledger, both vendors' log-ins and rights, and the Prefect API. Nothing is changed on the other systems.
 
     Args:
         registration: number of an OpenSpecimen registration, to try the right to read it.

@@ -3,6 +3,7 @@
 import getpass
 import os
 import socket
+import sys
 import tomllib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Final
 
 import httpx
 
+from onboarding.advice import advice
 from onboarding.endings import Ending
 from onboarding.errors import CaseContradicted, LeaseLost, OnboardingError
 from onboarding.intake import IntakeRequest
@@ -23,6 +25,7 @@ from onboarding.request import OnboardingRequest
 from onboarding.settings import Connections, Settings, load_connections
 from onboarding.steps.case import work_case
 from onboarding.steps.planning import PlanLine, plan
+from onboarding.steps.report import StepReport
 from onboarding.workbench import Workbench, open_workbench
 
 NOT_OBSERVED: Final = "not observed: no Prefect API"
@@ -112,12 +115,22 @@ async def _work_here(bench: Workbench, case_id: str, retry: bool) -> Worked:
         async with bench.session(case_id, retry=retry) as session:
             if isinstance(session, Held | Closed):
                 return await _not_worked(bench, case_id, session)
-            report = await work_case(session)
+            report = await work_case(session, _tell_wait)
     except CaseContradicted as error:
         return Worked(await case_of(bench, case_id), Ending.NEEDS_ATTENTION, str(error))
     except LeaseLost as error:
         return Worked(await case_of(bench, case_id), Ending.LEASE_LOST, str(error))
     return Worked(await case_of(bench, case_id), report.ending)
+
+
+def _tell_wait(report: StepReport) -> None:
+    """Say on the error stream why nothing seems to happen."""
+    what = f"{report.code}: {advice(report.code, report.system)}"
+    print(
+        f"onboard: {report.step}: {what} Looking again in {max(1, round(report.wait_s))} s.",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 async def observed_plan(request: OnboardingRequest) -> None:

@@ -31,7 +31,10 @@ _COMMANDS: Final = {
     "decide": ("cli.decide:decide", "Decide about a case that needs a person."),
     "status": ("cli.look:status", "Show the cases of the ledger, the newest first."),
     "show": ("cli.look:show", "Show one case: its steps, what to do, and everything that happened to it."),
-    "doctor": ("cli.doctor:doctor", "Check settings, key, ledger, log-ins and rights. Nothing is written anywhere."),
+    "doctor": (
+        "cli.doctor:doctor",
+        "Check settings, key, ledger, log-ins and rights. Nothing is changed on the other systems.",
+    ),
     "migrate": ("cli.ledger:migrate", "Make the ledger's tables, or bring them up to date."),
     "sandbox": ("cli.sandbox:sandbox", "Run stand-ins for OpenSpecimen and Clinical One until Ctrl-C."),
 }

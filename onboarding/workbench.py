@@ -126,7 +126,7 @@ class Workbench:
             except LeaseLost:
                 raise
             except BaseException:
-                await session.abandon()
+                await asyncio.shield(session.abandon())  # a second signal must not keep the lease
                 raise
 
 

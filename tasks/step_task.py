@@ -33,7 +33,7 @@ class WaitsShortly(Exception):
 
     def __init__(self, report: StepReport) -> None:
         self.report = report
-        super().__init__(f"{report.code}: {advice(report.code)}")
+        super().__init__(f"{report.code}: {advice(report.code, report.system)}")
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def state_of(report: StepReport) -> State[Any]:
     """The Prefect state for a report: its type from the table of endings, its name the ending."""
     facts = ENDINGS[report.ending]
     name = "Completed" if report.ending == "Done" else str(report.ending)
-    message = f"{report.code}: {advice(report.code)}" if report.code else facts.meaning
+    message = f"{report.code}: {advice(report.code, report.system)}" if report.code else facts.meaning
     make = Failed if facts.state == "FAILED" else Completed
     return make(name=name, message=message)
 

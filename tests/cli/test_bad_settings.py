@@ -166,7 +166,9 @@ def test_a_case_waits_for_a_system_that_cannot_be_reached_and_keeps_to_its_addre
             runs[name] = (process, dict(ledger), setting, said)
         for name, (process, ledger, setting, said) in runs.items():
             out, err = process.communicate(timeout=120)
-            assert (process.returncode, err) == (3, ""), name
+            assert process.returncode == 3, (name, err)
+            assert all("Looking again in" in line and said[1] in line for line in err.splitlines()), (name, err)
+            assert err, "it must say why nothing seems to happen"
             assert any(all(words in line for words in said) for line in out.splitlines()), (name, out)
             case = installation.run("status", "--json", variables=dict(ledger)).json_lines[0]["case"]
             resumed = installation.run("resume", case, variables=dict(ledger))
