@@ -19,6 +19,9 @@ class Ending(StrEnum):
     NEEDS_ATTENTION = "NeedsAttention"
     REQUEST_REFUSED = "RequestRefused"
     LEASE_LOST = "LeaseLost"
+    RESUMED = "Resumed"
+    NOTHING_DUE = "NothingDue"
+    DECIDED = "Decided"
     CANCELLED = "Cancelled"
 
 
@@ -55,6 +58,11 @@ ENDINGS: Final[dict[Ending, EndingFacts]] = {
     Ending.NEEDS_ATTENTION: EndingFacts("FAILED", EXIT_ATTENTION, "a person must look: the code says why"),
     Ending.REQUEST_REFUSED: EndingFacts("FAILED", EXIT_BAD_INPUT, "the request cannot be taken; nothing was sent"),
     Ending.LEASE_LOST: EndingFacts("FAILED", EXIT_FAULT, "another run took the case over; this one stopped"),
+    Ending.RESUMED: EndingFacts(
+        "COMPLETED", EXIT_ONBOARDED, "the cases that were due were worked; each has a run of its own"
+    ),
+    Ending.NOTHING_DUE: EndingFacts("COMPLETED", EXIT_ONBOARDED, "no case was due"),
+    Ending.DECIDED: EndingFacts("COMPLETED", EXIT_ONBOARDED, "the decision was carried out"),
     Ending.CANCELLED: EndingFacts(
         "CANCELLED", EXIT_FAULT, "the run was cancelled; the case was not, and can be resumed"
     ),

@@ -11,13 +11,12 @@ import json
 from onboarding.endings import Ending
 from onboarding.errors import CLINICAL_ONE, AnswerError, InDoubt, LoginRefused, NotYet, Refused, Unavailable
 from onboarding.fields import compact_json
-from onboarding.ledger.claims import take_claims
 from onboarding.ledger.states import StepName, StepStatus
-from onboarding.ledger.views import Held, Intent, StepView
+from onboarding.ledger.views import Intent, StepView
 from onboarding.ledger.writes import CaseWrite, StepWrite
 from onboarding.steps.claiming import device_claims
 from onboarding.steps.dispensation import await_dispensation, fresh_guard
-from onboarding.steps.registration import held_report
+from onboarding.steps.holding import hold
 from onboarding.steps.report import StepReport
 from onboarding.steps.sending import PROBES_USED_UP, SENDS_USED_UP, Sent, refuse_or_unknown, said, send_effect
 from onboarding.steps.session import CaseSession
@@ -32,16 +31,9 @@ NOT_DISPENSED = "DEVICE_NOT_DISPENSED"
 
 async def ensure_device(session: CaseSession) -> StepReport:
     """See the dispensation, then register the device, or settle the doubt that an earlier attempt left."""
-
-    def begin(write: CaseWrite) -> Held | StepView:
-        held = take_claims(write, device_claims(session))
-        if held is not None:
-            write.step(STEP).wait("HELD_BY_ANOTHER_CASE")
-        return held or write.step(STEP).view()
-
-    begun = await session.commit(begin)
-    if isinstance(begun, Held):
-        return await held_report(session, STEP, begun)
+    begun = await hold(session, STEP, device_claims(session))
+    if isinstance(begun, StepReport):
+        return begun
     try:
         if begun.status is StepStatus.OPEN and begun.intent.quiet_left_s > 0:
             return StepReport(STEP, Ending.RETRY_SCHEDULED, begun.code, begun.intent.quiet_left_s, CLINICAL_ONE)

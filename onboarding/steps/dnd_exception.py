@@ -12,7 +12,7 @@ from onboarding.ledger.claims import ExceptionClaim
 from onboarding.ledger.states import StepName, StepStatus
 from onboarding.ledger.views import ClaimView, Held, Intent
 from onboarding.ledger.writes import CaseWrite
-from onboarding.steps.registration import held_report
+from onboarding.steps.holding import held_report
 from onboarding.steps.report import StepReport
 from onboarding.steps.sending import SENDS_USED_UP, said, wait_report
 from onboarding.steps.session import CaseSession

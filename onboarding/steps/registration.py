@@ -10,9 +10,8 @@ from zoneinfo import ZoneInfo
 from onboarding.endings import Ending
 from onboarding.errors import OPENSPECIMEN, Refused
 from onboarding.fields import compact_json
-from onboarding.ledger.claims import take_claims
 from onboarding.ledger.states import StepName, StepStatus
-from onboarding.ledger.views import Held, Intent, StepView
+from onboarding.ledger.views import Intent, StepView
 from onboarding.ledger.writes import CaseWrite
 from onboarding.steps.claiming import registration_claims
 from onboarding.steps.comparison import (
@@ -22,6 +21,7 @@ from onboarding.steps.comparison import (
     standing_content,
     wanted_content,
 )
+from onboarding.steps.holding import hold
 from onboarding.steps.report import StepReport
 from onboarding.steps.sending import SENDS_USED_UP, Sent, send_effect
 from onboarding.steps.session import CaseSession, Looks
@@ -31,16 +31,9 @@ STEP = StepName.REGISTRATION
 
 async def ensure_registration(session: CaseSession) -> StepReport:
     """Read what stands; update it unless it is already so, or settle the doubt that an earlier attempt left."""
-
-    def begin(write: CaseWrite) -> Held | StepView:
-        held = take_claims(write, registration_claims(session))
-        if held is not None:
-            write.step(STEP).wait("HELD_BY_ANOTHER_CASE")
-        return held or write.step(STEP).view()
-
-    begun = await session.commit(begin)
-    if isinstance(begun, Held):
-        return await held_report(session, STEP, begun)
+    begun = await hold(session, STEP, registration_claims(session))
+    if isinstance(begun, StepReport):
+        return begun
     section = session.request.registration
     assert section is not None
     stands = await session.systems.openspecimen.read_registration(section.id, deadline=session.deadline())
@@ -148,11 +141,3 @@ def refuse_other_registration(session: Looks, stands: dict[str, Any]) -> None:
 
 def _digest(session: CaseSession, path: str, value: str) -> str:
     return session.digest("registration", path, value)
-
-
-async def held_report(session: CaseSession, step: StepName, held: Held, *, brief: bool = False) -> StepReport:
-    """Another case is at it: look again soon. ``brief``: it is given back after a request or two, long before a lease ends."""
-    view = await session.look(step)
-    pause_s = session.backoff(view.waits)
-    wait_s = min(held.left_s, pause_s) if brief else max(held.left_s, pause_s)
-    return StepReport(step, Ending.RETRY_SCHEDULED, "HELD_BY_ANOTHER_CASE", wait_s)
