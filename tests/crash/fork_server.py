@@ -26,7 +26,7 @@ from onboarding.ledger.views import Held
 from onboarding.settings import load_connections, load_settings
 from onboarding.steps.case import work_case
 from onboarding.workbench import Workbench, open_workbench
-from tests.crash.boundaries import Boundaries, MortalHttp, MortalStore
+from tests.crash.boundaries import Boundaries, MortalHttp, MortalStore, Trouble
 
 _LOOK_S: Final = 0.1
 
@@ -40,19 +40,21 @@ class Job:
         environment: its settings.
         case_id: the case to work once; None takes whatever is due, as ``onboard resume --all --watch`` does, until no case
             is left that could become due.
-        kill_at: the boundary to die at, 0 for none.
+        at: the boundary at which there is trouble, 0 for none.
+        trouble: which, see ``Trouble``.
     """
 
     job: int
     environment: Mapping[str, str]
     case_id: str | None = None
-    kill_at: int = 0
+    at: int = 0
+    trouble: str = Trouble.KILL
 
 
 async def live(job: Job, report: int) -> str:
     """Be a runner: open, work, close. Returns the last ending."""
     settings = load_settings(job.environment)
-    boundaries = Boundaries(job.kill_at, report)
+    boundaries = Boundaries(job.at, Trouble(job.trouble), report)
     assert settings.ledger_key is not None
     key = LedgerKey.from_text(settings.ledger_key.get_secret_value())
     ledger = Ledger(MortalStore(settings.ledger_url, boundaries), key)

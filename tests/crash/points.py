@@ -1,8 +1,11 @@
 """One point: a world of its own, a runner killed at one boundary (or a second one too), recovery, and the audit."""
 
 import asyncio
+import os
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +25,7 @@ SETTINGS: Final[dict[str, Any]] = {"lease_seconds": 0.5, "request_timeout_second
 AT_ONCE: Final = 28
 """Points that are worked at the same time; most of their time goes by waiting for dead runners' leases."""
 _SETTLING_S: Final = 60.0
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - folders of one's own are made in it
 FIGURES: Final[list[str]] = []
 """A line for each enumeration of this test run."""
 
@@ -53,6 +57,13 @@ class Tally:
             f"{what}: {self.points} points, {self.kills} kills, {self.duplicates} duplicates, "
             f"{len(self.problems) - self.duplicates} other violations, {time.monotonic() - began:.0f} s"
         )
+
+
+@contextmanager
+def quick_folder() -> Iterator[Path]:
+    """A folder in memory, where there is such a thing: a killed process needs no disk to find its writes again."""
+    with tempfile.TemporaryDirectory(prefix="crash-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None) as folder:
+        yield Path(folder)
 
 
 async def settle(lab: Lab) -> list[Mapping[str, Sequence[EventView]]]:
@@ -92,7 +103,6 @@ async def judged(lab: Lab, **known: Any) -> Evidence:
 
 async def point(
     runners: Runners,
-    folder: Path,
     request: Mapping[str, Any],
     *,
     kills: Sequence[int],
@@ -102,36 +112,39 @@ async def point(
 
     Without a fault the first runner works the case once; all others take what is due until there is nothing left.
     """
+    with quick_folder() as folder:
+        async with laboratory(folder, **SETTINGS) as lab:
+            outcomes, problems = await _point(runners, lab, request, kills, fault)
+    return outcomes, problems
+
+
+async def _point(
+    runners: Runners, lab: Lab, request: Mapping[str, Any], kills: Sequence[int], fault: Fault | None
+) -> tuple[list[Outcome], list[str]]:
+    case_id = await lab.open(request)
     outcomes: list[Outcome] = []
-    async with laboratory(folder, **SETTINGS) as lab:
-        case_id = await lab.open(request)
-        if fault is not None:
-            lab.fault(fault.call, fault.kind, **fault.rule)
-        for number, kill_at in enumerate(kills):
-            once = case_id if number == 0 and fault is None else None
-            outcomes.append(await runners.run(lab, once, kill_at=kill_at))
-            if not outcomes[-1].killed:
-                break
-        return outcomes, audit(await judged(lab))
+    if fault is not None:
+        lab.fault(fault.call, fault.kind, **fault.rule)
+    for number, kill_at in enumerate(kills):
+        once = case_id if number == 0 and fault is None else None
+        outcomes.append(await runners.run(lab, once, at=kill_at))
+        if not outcomes[-1].killed:
+            break
+    return outcomes, audit(await judged(lab))
 
 
 class Enumeration:
     """Points, many at a time, and their tally."""
 
-    def __init__(self, runners: Runners, folder: Path) -> None:
+    def __init__(self, runners: Runners) -> None:
         self.tally = Tally()
         self._runners = runners
-        self._folder = folder
         self._lanes = asyncio.Semaphore(AT_ONCE)
-        self._count = 0
 
     async def at(self, name: str, request: Mapping[str, Any], *kills: int, fault: Fault | None = None) -> list[Outcome]:
         """One point."""
-        self._count += 1
-        folder = self._folder / str(self._count)
-        folder.mkdir()
         async with self._lanes:
-            outcomes, problems = await point(self._runners, folder, request, kills=kills, fault=fault)
+            outcomes, problems = await point(self._runners, request, kills=kills, fault=fault)
         self.tally.add(f"{name} killed at {kills} (fault: {fault})", outcomes, problems)
         return outcomes
 

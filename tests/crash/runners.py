@@ -5,12 +5,13 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from signal import SIGKILL
+from signal import SIGCONT, SIGKILL
 from typing import Any, Final
 
+from tests.crash.boundaries import Trouble
 from tests.crash.fork_server import Job
 from tests.steps.lab import Lab
 
@@ -48,6 +49,26 @@ class Running:
         """SIGKILL, now, wherever it is."""
         os.kill(await self.pid, SIGKILL)
 
+    async def stopped(self) -> bool:
+        """Wait until it has been stopped (True), or is over (False)."""
+        stat = Path(f"/proc/{await self.pid}/stat")
+        while not self.outcome.done():
+            with suppress(FileNotFoundError, ProcessLookupError):  # it is just ending
+                if _state(stat) == "T":
+                    return True
+            await asyncio.sleep(0.01)  # nobody is told of a grandchild's stop
+        return False
+
+    async def go_on(self) -> Outcome:
+        """SIGCONT; what becomes of it then."""
+        os.kill(await self.pid, SIGCONT)
+        return await self.outcome
+
+
+def _state(stat: Path) -> str:
+    """A process's state, as ``/proc/<pid>/stat`` tells it."""
+    return stat.read_text().rpartition(")")[2].split()[0]
+
 
 class Runners:
     """The fork server's client. Build it with ``running_runners``."""
@@ -57,18 +78,18 @@ class Runners:
         self._jobs: dict[int, Running] = {}
         self._count = 0
 
-    def start(self, lab: Lab, case_id: str | None = None, *, kill_at: int = 0) -> Running:
+    def start(self, lab: Lab, case_id: str | None = None, *, at: int = 0, trouble: Trouble = Trouble.KILL) -> Running:
         """Fork a runner for the laboratory's ledger and sandbox; see ``Job``."""
         self._count += 1
         running = self._jobs[self._count] = Running(self._count)
         assert self._process.stdin is not None
-        job = asdict(Job(self._count, lab.environment, case_id, kill_at))
+        job = asdict(Job(self._count, lab.environment, case_id, at, trouble))
         self._process.stdin.write(json.dumps(job).encode() + b"\n")
         return running
 
-    async def run(self, lab: Lab, case_id: str | None = None, *, kill_at: int = 0) -> Outcome:
+    async def run(self, lab: Lab, case_id: str | None = None, *, at: int = 0) -> Outcome:
         """Start a runner and wait for its end."""
-        return (await self.start(lab, case_id, kill_at=kill_at).outcome).check()
+        return (await self.start(lab, case_id, at=at).outcome).check()
 
     async def listen(self) -> None:
         """Hand out what the fork server says, until it ends."""

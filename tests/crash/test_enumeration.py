@@ -8,7 +8,6 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -33,19 +32,17 @@ TELLING: Final = [
 
 @pytest.mark.parametrize(("path", "request_of"), PATHS, ids=[name for name, _ in PATHS])
 async def test_a_kill_at_any_boundary_of_the_happy_path_loses_nothing_and_repeats_nothing(
-    runners: Runners, tmp_path: Path, path: str, request_of: Request
+    runners: Runners, path: str, request_of: Request
 ) -> None:
-    began, enumeration = time.monotonic(), Enumeration(runners, tmp_path)
+    began, enumeration = time.monotonic(), Enumeration(runners)
     last = await enumeration.every_boundary(path, request_of())
     enumeration.tally.say(f"{path}, {last} boundaries", began)
     assert enumeration.tally.problems == []
     assert enumeration.tally.kills >= last > 40, "the runs were not killed"
 
 
-async def test_a_kill_at_any_boundary_after_a_fault_loses_nothing_and_repeats_nothing(
-    runners: Runners, tmp_path: Path
-) -> None:
-    began, enumeration = time.monotonic(), Enumeration(runners, tmp_path)
+async def test_a_kill_at_any_boundary_after_a_fault_loses_nothing_and_repeats_nothing(runners: Runners) -> None:
+    began, enumeration = time.monotonic(), Enumeration(runners)
     requests = dict(PATHS)
     happy = {path: (await enumeration.at(path, request_of(), 0))[0].boundaries for path, request_of in PATHS}
     chosen = [(path, fault) for path, _ in PATHS for fault in FAULTS] if FULL else TELLING
@@ -60,9 +57,9 @@ async def test_a_kill_at_any_boundary_after_a_fault_loses_nothing_and_repeats_no
     assert enumeration.tally.problems == []
 
 
-async def test_every_fault_at_every_request_is_met_by_a_kill_at_some_boundary(runners: Runners, tmp_path: Path) -> None:
+async def test_every_fault_at_every_request_is_met_by_a_kill_at_some_boundary(runners: Runners) -> None:
     """One boundary for each fault, another one each time: that right after the fault, or one further on."""
-    began, enumeration = time.monotonic(), Enumeration(runners, tmp_path)
+    began, enumeration = time.monotonic(), Enumeration(runners)
 
     async def one(number: int, fault: Fault) -> None:
         path, request_of = PATHS[number % len(PATHS)]
@@ -75,11 +72,9 @@ async def test_every_fault_at_every_request_is_met_by_a_kill_at_some_boundary(ru
     assert enumeration.tally.problems == []
 
 
-async def test_a_kill_during_the_recovery_from_a_kill_loses_nothing_and_repeats_nothing(
-    runners: Runners, tmp_path: Path
-) -> None:
+async def test_a_kill_during_the_recovery_from_a_kill_loses_nothing_and_repeats_nothing(runners: Runners) -> None:
     """Two deep over the happy path; the full product of both kills with ``CRASH_ALL``."""
-    began, enumeration = time.monotonic(), Enumeration(runners, tmp_path)
+    began, enumeration = time.monotonic(), Enumeration(runners)
     whole = len((await enumeration.at("device-to-cloud", example(), 0))[0].boundaries)
     if FULL:
         for first in range(1, whole + 1):

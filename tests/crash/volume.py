@@ -10,7 +10,6 @@ import asyncio
 import json
 import random
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -26,9 +25,9 @@ from onboarding.ledger.ledger import migrate
 from onboarding.ledger.states import StepName, StepStatus
 from onboarding.ledger.views import CaseView
 from onboarding.settings import Settings
-from tests.crash.auditor import DUPLICATES, Evidence, audit
+from tests.crash.auditor import DUPLICATES, Evidence, Limits, audit
 from tests.crash.faults import FAULTS
-from tests.crash.points import SETTINGS, judged
+from tests.crash.points import SETTINGS, judged, quick_folder
 from tests.crash.runners import Runners, Running, running_runners
 from tests.steps.lab import Lab, laboratory
 from tests.support.postgres import PostgresServer, running_postgres
@@ -36,9 +35,11 @@ from vendor_sandbox import seed as seeds
 
 CASES: Final = 10
 RUNNERS: Final = 3
-WORLDS_AT_ONCE: Final = 4
+WORLDS_AT_ONCE: Final = 12
 KILLS_IN_A_WORLD: Final = 40
 BOUNDARIES: Final = 60
+PATIENT: Final[dict[str, Any]] = {"max_sends": 50, "max_probes": 100}
+"""So that no storm is long enough to use a limit up, and every case must end done."""
 _FAULT_EVERY_S: Final = 0.15
 _KILL_AFTER_S: Final = 0.4
 _STEP_OF: Final = {
@@ -149,7 +150,7 @@ class World:
             await asyncio.gather(*(self._lives(place) for place in range(RUNNERS)))
         finally:
             weather.cancel()
-        evidence = await judged(self._lab)
+        evidence = await judged(self._lab, limits=Limits(PATIENT["max_sends"], PATIENT["max_probes"]))
         self.result.effects = len(evidence.effects)
         self.result.faults = sum(bool(entry["faults"]) for entry in evidence.requests)
         self.result.problems = [f"seed {self._number}: {problem}" for problem in audit(evidence)]
@@ -170,7 +171,7 @@ class World:
         while self.result.kills < KILLS_IN_A_WORLD:
             by_boundary = draw.random() < 0.5
             number, moment = draw.randint(1, BOUNDARIES), draw.expovariate(1 / _KILL_AFTER_S)
-            running = self._runners.start(self._lab, kill_at=number if by_boundary else 0)
+            running = self._runners.start(self._lab, at=number if by_boundary else 0)
             if not by_boundary:
                 await asyncio.wait([running.outcome], timeout=0.02 + moment)
                 if not running.outcome.done():
@@ -241,9 +242,9 @@ def ledger_settings(server: PostgresServer | None) -> Iterator[Mapping[str, Any]
 
 async def play(seed: int, runners: Runners, server: PostgresServer | None) -> Result:
     """One world."""
-    with tempfile.TemporaryDirectory(prefix="crash-") as folder, ledger_settings(server) as ledger:
+    with quick_folder() as folder, ledger_settings(server) as ledger:
         world = seeds.many(CASES)
-        async with laboratory(Path(folder), world=world, **SETTINGS, **ledger) as lab:
+        async with laboratory(folder, world=world, **SETTINGS, **PATIENT, **ledger) as lab:
             return await World(lab, runners, seed).play()
 
 
@@ -263,8 +264,9 @@ async def volume(kills: int, seed: int, *, server: PostgresServer | None = None,
                 spent = time.monotonic() - began
                 _say(f"seed {number}: {total.kills} kills, {len(total.problems)} violations, {spent:.0f} s")
 
+    lanes = min(WORLDS_AT_ONCE, -(-kills // KILLS_IN_A_WORLD))
     async with running_runners() as runners:
-        await asyncio.gather(*(lane(runners) for _ in range(WORLDS_AT_ONCE)))
+        await asyncio.gather(*(lane(runners) for _ in range(lanes)))
     return total
 
 
