@@ -6,6 +6,7 @@ from cyclopts import Parameter
 
 from cli import doors, present
 from cli.running import run
+from cli.who import actor
 from onboarding.endings import EXIT_ONBOARDED
 from onboarding.errors import BadInput
 from onboarding.identifiers import normalise_id
@@ -44,7 +45,7 @@ def decide(
         found_id = None if exception_id is None else normalise_id(exception_id)
     except ValueError as error:
         raise BadInput([f"--exception-id {error}."]) from None
-    decided = Decided(decision, doors.actor(), reason, attempt, found_id)
+    decided = Decided(decision, actor(), reason, attempt, found_id)
     return run(_decide(load_settings(), case.upper(), decided, json))
 
 

@@ -1,8 +1,6 @@
 """The two doors: a configured Prefect API that answers runs the flow; else the same step code runs here, unobserved."""
 
-import getpass
 import os
-import socket
 import sys
 import tomllib
 from collections.abc import Awaitable, Callable, Iterator
@@ -13,6 +11,7 @@ from typing import Final
 
 import httpx
 
+from cli.who import actor
 from onboarding.advice import advice
 from onboarding.endings import Ending
 from onboarding.errors import CaseContradicted, LeaseLost, OnboardingError
@@ -82,15 +81,6 @@ async def connections(settings: Settings, api: str | None) -> Connections:
         from blocks import connections_for_flows
 
         return await connections_for_flows(settings)
-
-
-def actor() -> str:
-    """Who works here, for the trail: the account and the machine."""
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError):
-        name = str(os.getuid())
-    return f"{name}@{socket.gethostname()}"
 
 
 def door_for(api: str | None) -> Door:

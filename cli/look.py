@@ -1,11 +1,13 @@
 """`onboard status` and `onboard show`: what happened, and what to do next. Neither needs Prefect nor the vendors."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated
 
 from cyclopts import Parameter, validators
 
 from cli import present
+from cli.who import actor
 from onboarding.advice import advice
 from onboarding.errors import BadInput
 from onboarding.ledger.ledger import Ledger, open_ledger
@@ -46,6 +48,7 @@ def show(
     *,
     json: Annotated[bool, Parameter(negative="")] = False,
     vendor_text: Annotated[bool, Parameter(negative="")] = False,
+    device_credentials: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Show one case: its steps, what to do, and everything that happened to it.
 
@@ -53,6 +56,7 @@ def show(
         case: the case's id, as `onboard status` prints it.
         json: print one JSON line instead.
         vendor_text: show the vendors' own words too; they can hold personal data.
+        device_credentials: show the access code and the one-time code for setting the device up; the trail notes who saw them.
     """
     ledger = open_ledger(load_settings(), create=False)
     try:
@@ -61,6 +65,7 @@ def show(
             raise BadInput(
                 [f"there is no case {case} in the ledger {ledger.store.place}; 'onboard status' lists them."]
             )
+        credentials = ledger.reveal_credentials(found.id, actor()) if device_credentials else {}
         events, problems = ledger.events(found.id), ledger.trail_problems(found.id)
         texts = ledger.vendor_texts(found.id) if vendor_text else {}
     finally:
@@ -68,7 +73,8 @@ def show(
     if json:
         trail = {"events": [present.event_json(event) for event in events], "trail_problems": problems}
         said = {"vendor_text": texts} if vendor_text else {}
-        present.print_json({**present.case_json(found), **trail, **said})
+        codes = {"device_credentials": credentials} if device_credentials else {}
+        present.print_json({**present.case_json(found), **trail, **said, **codes})
         return 0
     out = present.console()
     out.print(f"Case {found.id}: ", present.styled(found.status.value), present.why_and_when(found), soft_wrap=True)
@@ -80,6 +86,8 @@ def show(
         out.print(line, soft_wrap=True)
     for step, words in texts.items():
         out.print(f"  the vendor's words on {step}: {words}", soft_wrap=True)
+    if device_credentials:
+        out.print(f"  device credentials: {_words(credentials) or 'none yet'}", soft_wrap=True)
     if hint := present.how_to_go_on(found):
         out.print(f"  {hint}", soft_wrap=True)
     out.print("Trail" + (" (NOT WHOLE: " + "; ".join(problems) + ")" if problems else " (whole)"))
@@ -92,6 +100,11 @@ def show(
             soft_wrap=True,
         )
     return 0
+
+
+def _words(credentials: Mapping[str, str]) -> str:
+    names = {"accessId": "access code", "otp": "one-time code"}
+    return ", ".join(f"{names.get(name, name)} {value}" for name, value in credentials.items())
 
 
 def _print_cases(ledger: Ledger, cases: list[CaseView], limit: int, what: str) -> None:

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from cli import doors
 from cli.running import run
+from cli.who import actor
 from cli.worked import say_worked, worst
 from onboarding.endings import EXIT_FAULT
 from onboarding.errors import BadInput, OnboardingError
@@ -48,7 +49,7 @@ def resume(*cases: str, all: Flag = False, watch: Flag = False, limit: int = 100
 async def _named(settings: Settings, cases: list[str], json: bool) -> int:
     api = doors.prefect_api()
     found = await doors.connections(settings, api)
-    async with open_workbench(settings, found, actor=doors.actor()) as bench:
+    async with open_workbench(settings, found, actor=actor()) as bench:
         for case_id in cases:
             if not case_id.isascii() or await bench.in_thread(bench.ledger.case, case_id) is None:
                 raise BadInput([f"there is no case {case_id} in this ledger; 'onboard status' lists them."])
@@ -58,7 +59,7 @@ async def _named(settings: Settings, cases: list[str], json: bool) -> int:
 async def _due(settings: Settings, *, watch: bool, limit: int, json: bool) -> int:
     api = doors.prefect_api()
     found = await doors.connections(settings, api)
-    async with open_workbench(settings, found, actor=doors.actor()) as bench:
+    async with open_workbench(settings, found, actor=actor()) as bench:
         lanes = _Lanes(bench, api, json=json)
         try:
             async with asyncio.TaskGroup() as group:

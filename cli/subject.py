@@ -9,6 +9,7 @@ from rich.table import Table
 
 from cli import doors, present
 from cli.running import run
+from cli.who import actor
 from cli.worked import say_worked
 from onboarding.errors import BadInput
 from onboarding.intake import IntakeRequest, parse_request
@@ -48,7 +49,7 @@ def subject(file: FileArgument, /, *, dry_run: Flag = False, json: Flag = False)
 async def _onboard(settings: Settings, request: IntakeRequest, json: bool) -> int:
     api = doors.prefect_api()
     found = await doors.connections(settings, api)
-    async with open_workbench(settings, found, actor=doors.actor()) as bench:
+    async with open_workbench(settings, found, actor=actor()) as bench:
         opened, worked = await doors.open_and_work(bench, request, doors.door_for(api))
     notes = [] if opened.created else ["the case stood already"]
     if opened.replaced:

@@ -12,7 +12,7 @@ from onboarding.clocks import boot_seconds, utc_now
 from onboarding.errors import CaseContradicted, LedgerError
 from onboarding.intake import IntakeRequest, parse_request
 from onboarding.keys import LedgerKey, key_file, make_key_file, read_key_file
-from onboarding.ledger import claims, deciding, leasing, opening, reading, trail
+from onboarding.ledger import claims, deciding, leasing, opening, reading, revealing, trail
 from onboarding.ledger.columns import CASES, LEDGER, VENDORS
 from onboarding.ledger.deciding import Decided, Holds
 from onboarding.ledger.leasing import Closed, Runner
@@ -172,6 +172,10 @@ class Ledger:
     def vendor_texts(self, case_id: str) -> dict[str, str]:
         """What the vendors wrote, step by step, decrypted; may hold personal data."""
         return self.store.read(lambda c: reading.read_vendor_texts(c, self.key, case_id))
+
+    def reveal_credentials(self, case_id: str, actor: str) -> dict[str, str]:
+        """The device's access code and one-time code; that they were shown, and to whom, goes into the trail."""
+        return self.store.write(lambda c: revealing.reveal_credentials(c, self.key, case_id, actor))
 
     # What every process must know of a vendor
 
