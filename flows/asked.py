@@ -98,40 +98,55 @@ def name_of_run(parameters: Mapping[str, Any]) -> str:
         return "no request"
 
 
-def shown(*, title: str, description: str) -> Any:
+def storable_request(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What the server may store of a run's parameters: all of them, or the flags alone of those that cannot be used."""
+    try:
+        asked = read_asked(parameters)
+    except BadInput:
+        flags = {name: parameters[name] for name in _FLAGS if isinstance(parameters.get(name), bool)}
+        return {"request": NOT_STORED, **flags}
+    return {**parameters, "request": asked.request, "case_id": asked.case_id}
+
+
+def shown(*, title: str, description: str, **limits: Any) -> Any:
     """How a form shows a run's parameter. Prefect takes a field's own title and description for those of its function."""
-    return Field(json_schema_extra={"title": title, "description": description})
+    return Field(json_schema_extra={"title": title, "description": description}, **limits)
 
 
 class AskedFlow(Flow[P, R]):
-    """A flow whose parameters are read by ``read_asked``; those that cannot be used are not handed to the server."""
+    """A flow that reads its parameters itself; of those that cannot be used, only what is ``storable`` gets to the server."""
+
+    storable: Callable[[Mapping[str, Any]], dict[str, Any]]
 
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """The parameters as the server stores them for a flow that is called directly."""
-        try:
-            asked = read_asked(parameters)
-        except BadInput:
-            flags = {name: parameters[name] for name in _FLAGS if isinstance(parameters.get(name), bool)}
-            return {"request": NOT_STORED, **flags}
-        return super().serialize_parameters({**parameters, "request": asked.request, "case_id": asked.case_id})
+        return super().serialize_parameters(self.storable(parameters))
 
     def with_options(self, **options: Any) -> Self:
         """A copy with other options, of this class too: Prefect's own is a plain flow, which would store anything."""
         copy = super().with_options(**options)
         copy.__class__ = type(self)
+        copy.storable = self.storable  # type: ignore[attr-defined]  # which the line above gave it
         return cast("Self", copy)
 
 
-def asked_flow(**options: Any) -> Callable[[Callable[P, R]], AskedFlow[P, R]]:
-    """Make a flow of a function, as ``prefect.flow`` does, with what all flows here have in common."""
+def asked_flow(
+    *, storable: Callable[[Mapping[str, Any]], dict[str, Any]], **options: Any
+) -> Callable[[Callable[P, R]], AskedFlow[P, R]]:
+    """Make a flow of a function, as ``prefect.flow`` does, with what all flows here have in common.
+
+    ``storable`` says what the server may store of a run's parameters.
+    """
     common: dict[str, Any] = {
-        "validate_parameters": False,  # read_asked does, and repeats no value
+        "validate_parameters": False,  # the flows do, and repeat no value
         "retries": 0,  # a retry by Prefect itself would pass for a person's, which tries refused steps again
         "persist_result": False,
         "log_prints": False,
     }
 
     def make(function: Callable[P, R]) -> AskedFlow[P, R]:
-        return AskedFlow(function, **common, **options)
+        made = AskedFlow(function, **common, **options)
+        made.storable = storable
+        return made
 
     return make

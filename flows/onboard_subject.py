@@ -5,13 +5,11 @@ from typing import Annotated, Any
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.states import Failed
 
-from flows.asked import Asked, asked_flow, name_of_run, read_asked, shown
+from flows.asked import Asked, asked_flow, name_of_run, read_asked, shown, storable_request
 from flows.plan_artifact import plan_rows, save_plan
-from flows.run import ended, is_page_retry, not_worked, tag_run, workbench_of_this_run
+from flows.run import ended, ended_by, is_page_retry, not_worked, tag_run, workbench_of_this_run
 from onboarding.endings import Ending
-from onboarding.errors import BadInput, BadSettings, CaseContradicted, LeaseLost, OnboardingError, RequestConflict
 from onboarding.intake import IntakeRequest, parse_request
 from onboarding.ledger.leasing import Closed
 from onboarding.ledger.views import Held
@@ -20,7 +18,6 @@ from onboarding.steps.case import conclude
 from onboarding.steps.planning import plan
 from onboarding.workbench import Workbench, check_mode
 from tasks import STEP_TASKS
-from tasks.faults import told
 from tasks.step_task import report_of, working_on
 
 RequestField = Annotated[
@@ -43,7 +40,7 @@ def run_name() -> str:
     return name_of_run(flow_run.parameters)
 
 
-@asked_flow(name="onboard-subject", flow_run_name=run_name)
+@asked_flow(storable=storable_request, name="onboard-subject", flow_run_name=run_name)
 async def onboard_subject(
     request: RequestField = None,
     case_id: CaseField = None,
@@ -61,18 +58,8 @@ async def onboard_subject(
                 return await _show_plan(bench, asked)
             case = await _find_case(bench, asked)
             return await _onboard(bench, case, retry=asked.retry_refused or is_page_retry())
-    except BadSettings as error:
-        return Failed(message=str(error))
-    except (BadInput, RequestConflict) as error:
-        return ended(Ending.REQUEST_REFUSED, None, what=str(error))
-    except CaseContradicted as error:
-        return ended(Ending.NEEDS_ATTENTION, None, what=str(error))
-    except LeaseLost as error:
-        return ended(Ending.LEASE_LOST, None, what=str(error))
-    except OnboardingError as error:
-        return Failed(message=str(error))
-    except Exception as error:  # noqa: BLE001 - Prefect would store the text of any other, and pickle it
-        return Failed(message=told(error))
+    except Exception as error:  # noqa: BLE001 - Prefect would store the text of any, and pickle it
+        return ended_by(error)
 
 
 async def _onboard(bench: Workbench, case_id: str, *, retry: bool) -> State[Any]:

@@ -13,11 +13,14 @@ from prefect.states import Cancelled, Completed, Failed
 from blocks import connections_for_flows
 from onboarding.advice import advice
 from onboarding.endings import ENDINGS, Ending
+from onboarding.errors import BadInput, BadSettings, CaseContradicted, LeaseLost, OnboardingError, RequestConflict
+from onboarding.ledger.deciding import DecisionRefused
 from onboarding.ledger.leasing import Closed
 from onboarding.ledger.states import CaseStatus
 from onboarding.ledger.views import CaseView, Held
 from onboarding.settings import load_settings
 from onboarding.workbench import Workbench, open_workbench
+from tasks.faults import told
 
 _MAKERS: Final = {"COMPLETED": Completed, "FAILED": Failed, "CANCELLED": Cancelled}
 _log: Final = logging.getLogger("onboarding.flows")
@@ -39,6 +42,20 @@ def ended(ending: Ending, case_id: str | None, *, code: str | None = None, what:
     case = f"case {case_id}: " if case_id else ""
     detail = what or (f"{code}: {advice(code)}" if code else f"{facts.meaning}.")
     return _MAKERS[facts.state](name=str(ending), message=f"{case}{detail}")
+
+
+def ended_by(error: Exception) -> State[Any]:
+    """The state of a run that an error ended. Of an error that is none of ours, only type and place are said."""
+    what = str(error)
+    if isinstance(error, BadSettings):
+        return Failed(message=what)
+    if isinstance(error, BadInput | RequestConflict | DecisionRefused):
+        return ended(Ending.REQUEST_REFUSED, None, what=what)
+    if isinstance(error, CaseContradicted):
+        return ended(Ending.NEEDS_ATTENTION, None, what=what)
+    if isinstance(error, LeaseLost):
+        return ended(Ending.LEASE_LOST, None, what=what)
+    return Failed(message=what if isinstance(error, OnboardingError) else told(error))
 
 
 def not_worked(case_id: str, why: Held | Closed) -> State[Any]:
