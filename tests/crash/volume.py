@@ -35,7 +35,7 @@ from vendor_sandbox import seed as seeds
 
 CASES: Final = 10
 RUNNERS: Final = 3
-WORLDS_AT_ONCE: Final = 12
+WORLDS_AT_ONCE: Final = 5
 KILLS_IN_A_WORLD: Final = 40
 BOUNDARIES: Final = 60
 PATIENT: Final[dict[str, Any]] = {"max_sends": 50, "max_probes": 100}
