@@ -40,7 +40,7 @@ def storable_limit(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {"limit": given} if isinstance(given, int) else {}
 
 
-@asked_flow(storable=storable_limit, name="resume-cases")
+@asked_flow(storable=storable_limit, name="resume-cases", flow_run_name="due cases")
 async def resume_cases(limit: LimitField = 100) -> State[Any]:
     """Go on with every case that is due: a lease that ended, a wait that is over, whatever Prefect still shows.
 

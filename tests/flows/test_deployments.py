@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,7 @@ from prefect.flow_engine import run_flow
 from prefect.states import Cancelling, Scheduled
 
 from flows.onboard_subject import onboard_subject
+from onboarding.clocks import utc_now
 from onboarding.keys import key_file
 from onboarding.ledger.states import CaseStatus
 from tests.flows.lab import FlowLab, Ran, clinical_one_block, openspecimen_block
@@ -62,6 +63,8 @@ def _deployed(_prefect_session: PrefectServer, tmp_path_factory: pytest.TempPath
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL]
     with running_server(command, ready_line="started!", folder=folder, environment=environment):
         run_prefect(_prefect_session, ROOT, "deploy", "--all", "--prefect-file", FILE.name)
+        # Its runs would have no settings here, and would take the worker's time.
+        run_prefect(_prefect_session, ROOT, "deployment", "schedule", "pause", "--all")
         yield
 
 
@@ -72,14 +75,19 @@ async def api(prefect_server: PrefectServer, _deployed: None) -> AsyncIterator[h
         yield client
 
 
-async def deployment_id(api: httpx.AsyncClient) -> str:
-    answer = await api.get("deployments/name/onboard-subject/onboard-subject")
+async def deployment_id(api: httpx.AsyncClient, name: str = "onboard-subject") -> str:
+    answer = await api.get(f"deployments/name/{name}/{name}")
     assert answer.status_code == 200, answer.text
     return str(answer.json()["id"])
 
 
 async def trigger(
-    api: httpx.AsyncClient, lab: FlowLab, *, variables: dict[str, str] | None = None, **body: Any
+    api: httpx.AsyncClient,
+    lab: FlowLab,
+    *,
+    variables: dict[str, str] | None = None,
+    name: str = "onboard-subject",
+    **body: Any,
 ) -> httpx.Response:
     """Start the deployment as an API caller does; the worker's run gets this laboratory's settings, and no secret.
 
@@ -95,7 +103,7 @@ async def trigger(
     await openspecimen_block(lab).save("default", overwrite=True)
     await clinical_one_block(lab).save("default", overwrite=True)
     job = {"job_variables": {"env": {**plain, **(variables or {})}}}
-    return await api.post(f"deployments/{await deployment_id(api)}/create_flow_run", json={**job, **body})
+    return await api.post(f"deployments/{await deployment_id(api, name)}/create_flow_run", json={**job, **body})
 
 
 async def run_with_state(run_id: str, *names: str) -> Any:
@@ -164,6 +172,52 @@ async def test_a_run_that_is_cancelled_ends_so_and_its_case_can_be_resumed(
     assert lab.effects()["registration_updated"] == 1
 
 
+@pytest.mark.prefect
+async def test_due_cases_are_resumed_by_a_run_on_a_worker(
+    api: httpx.AsyncClient, lab: FlowLab, record_property: Callable[[str, object], None]
+) -> None:
+    case_id = await lab.open(only("registration"))
+    asked_at = utc_now()
+    patient = {"ONBOARDING_REQUEST_TIMEOUT_SECONDS": "20", "ONBOARDING_LEASE_SECONDS": "60"}
+    answer = await trigger(api, lab, name="resume-cases", variables=patient, parameters={"limit": 5})
+    assert answer.status_code == 201, answer.text
+    run = await run_with_state(answer.json()["id"])
+    said = (run.state.type.value, run.state.name, run.state.message)
+    assert said == ("COMPLETED", "Resumed", "1 case was due: 1 Onboarded.")
+    assert lab.case(case_id).status is CaseStatus.DONE
+    (schedule,) = named("resume-cases")["schedules"]
+    starts_s = (run.start_time - asked_at).total_seconds()
+    record_property("seconds_from_due_to_resumed_at_most", round(schedule["interval"] + starts_s, 1))
+    print(f"resumed by the schedule within {schedule['interval']} s + {starts_s:.1f} s to start a run")  # noqa: T201 - asked for
+
+
+@pytest.mark.prefect
+async def test_the_schedule_of_due_cases_is_on_the_server(api: httpx.AsyncClient) -> None:
+    found = (await api.get(f"deployments/{await deployment_id(api, 'resume-cases')}")).json()
+    assert [one["schedule"]["interval"] for one in found["schedules"]] == [60.0]
+    assert named("resume-cases")["schedules"][0]["active"] is True
+    assert found["global_concurrency_limit"]["limit"] == 1
+    assert found["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+
+
+@pytest.mark.prefect
+@pytest.mark.parametrize(
+    "wrong", [{"reason_code": f"called {MARKER}"}, {"reference": f"see {MARKER}"}, {"decision": "?"}]
+)
+async def test_no_free_text_of_a_decision_gets_past_the_schema(
+    api: httpx.AsyncClient, lab: FlowLab, wrong: dict[str, Any]
+) -> None:
+    good = {"case_id": "7K3Q9M2XW4TB", "decision": "retry", "reason_code": "mended_on_the_other_side"}
+    answer = await trigger(api, lab, name="decide-case", parameters={**good, **wrong})
+    assert answer.status_code == 409, answer.text
+
+
+def named(name: str) -> dict[str, Any]:
+    """The deployment of this name in the file."""
+    (found,) = [one for one in DEPLOYMENTS if one["name"] == name]
+    return found
+
+
 REFUSED_BY_THE_SCHEMA: dict[str, dict[str, Any]] = {
     "an unknown section": {"request": {**example(), "registraton": {}}},
     "a mode that does not exist": {"request": example(subject__mode="live")},
@@ -204,7 +258,7 @@ async def test_a_parameter_that_the_flow_does_not_have_ends_the_run_before_it_be
 @pytest.mark.prefect
 async def test_the_deployment_on_the_server_is_the_one_of_the_file(api: httpx.AsyncClient) -> None:
     found = (await api.get(f"deployments/{await deployment_id(api)}")).json()
-    (wanted,) = DEPLOYMENTS
+    wanted = DEPLOYMENTS[0]
     assert found["entrypoint"] == wanted["entrypoint"]
     assert found["description"].strip() == wanted["description"].strip()
     assert found["enforce_parameter_schema"] is True

@@ -88,7 +88,7 @@ async def test_defaults_of_a_prefect_installation_change_neither_retries_nor_sto
         PREFECT_RESULTS_PERSIST_BY_DEFAULT: True,
     }
     with temporary_settings(changed):
-        assert asked_flow(name="another")(onboard_subject.fn).retries == 0
+        assert asked_flow(storable=dict, name="another")(onboard_subject.fn).retries == 0
         refused = await lab.flow(request=only("registration"))
         assert refused.how == ("FAILED", "NeedsAttention")
         assert len(lab.calls("update_registration")) == 1
