@@ -251,7 +251,9 @@ def _sqlite_engine(url: URL, busy_seconds: float) -> Engine:
 def prepare_folder(path: Path) -> None:
     """Make the folder of an SQLite ledger, and the empty file, readable by this user alone."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    # Only if it is not there yet: closing any handle of a file gives up SQLite's locks on it, for this whole process.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def refuse_network_file_system(path: Path, mounts: str) -> None:

@@ -128,8 +128,9 @@ async def flow_laboratory(
     async with laboratory(folder, switches=switches, **settings) as lab:
         for name, value in lab.environment.items():
             monkeypatch.setenv(name, value)
-        ours = FlowLab(lab.sandbox, folder, settings)
-        ours.environment, ours.bench, ours.server = lab.environment, lab.bench, server
+        ours = FlowLab.__new__(FlowLab)  # made anew, it would write another ledger over the one that is open
+        vars(ours).update(vars(lab))
+        ours.server = server
         yield ours
 
 
