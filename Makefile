@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Only Python, make and a network are needed.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-test demo test crash crash-all lint format lock clean
+.PHONY: help setup setup-test demo test acceptance crash crash-all lint format lock clean
 
 BIN := .venv/bin
 CLEAN := sh scripts/clean_env.sh
@@ -20,8 +20,11 @@ setup-test:
 demo: setup ## set up, then show the whole product on this machine alone
 	@$(CLEAN) $(BIN)/onboard demo $(ARGS)
 
-test: lint ## set up, check style and types, run all tests
-	@$(CLEAN) $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+test: lint ## set up, check style and types, run all tests but the acceptance ones
+	@$(CLEAN) $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --ignore tests/acceptance $(ARGS)
+
+acceptance: setup-test ## whole journeys: the demo, two doors at once, the search for personal data
+	@$(CLEAN) $(BIN)/python -m pytest tests/acceptance $(ARGS)
 
 KILLS ?= 5000
 SEED ?= 1
