@@ -24,7 +24,7 @@ from tests.steps.lab import Lab, laboratory
 SETTINGS: Final[dict[str, Any]] = {"lease_seconds": 0.5, "request_timeout_seconds": 0.8, "settle_seconds": 0.5}
 AT_ONCE: Final = 28
 """Points that are worked at the same time; most of their time goes by waiting for dead runners' leases."""
-_SETTLING_S: Final = 60.0
+_SETTLING_S: Final = 150.0
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - folders of one's own are made in it
 FIGURES: Final[list[str]] = []
 """A line for each enumeration of this test run."""
@@ -66,10 +66,10 @@ def quick_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-async def settle(lab: Lab) -> list[Mapping[str, Sequence[EventView]]]:
+async def settle(lab: Lab, patience_s: float = _SETTLING_S) -> list[Mapping[str, Sequence[EventView]]]:
     """Resume whatever is due until nothing is left to do without a person; the trails as they were at each round."""
     snapshots: list[Mapping[str, Sequence[EventView]]] = [trails(lab)]
-    end = time.monotonic() + _SETTLING_S
+    end = time.monotonic() + patience_s
     while time.monotonic() < end:
         for case_id in await lab.bench.find_due(100):
             try:

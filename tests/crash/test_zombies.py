@@ -15,7 +15,7 @@ from typing import Any, Final
 from onboarding.ledger.states import CaseStatus
 from tests.crash.auditor import audit
 from tests.crash.boundaries import Trouble
-from tests.crash.points import AT_ONCE, FIGURES, SETTINGS, judged, quick_folder
+from tests.crash.points import AT_ONCE, FIGURES, SETTINGS, judged, quick_folder, settle
 from tests.crash.runners import Runners
 from tests.steps.lab import Lab, laboratory
 from tests.support.requests import example
@@ -36,10 +36,10 @@ async def _zombie(runners: Runners, lab: Lab, at: int) -> tuple[str, list[str]]:
     running = runners.start(lab, case_id, at=at, trouble=Trouble.STOP)
     if not await running.stopped():
         return "was not stopped", audit(await judged(lab))  # it had fewer boundaries this time
-    await judged(lab)  # ends the case
+    await settle(lab, patience_s=15)  # ends the case
     if lab.case(case_id).status is not CaseStatus.DONE:
         await running.kill()
-        return f"kept the write lock {at}", []  # it was renewing its lease just then
+        return "kept the write lock", []  # it was renewing its lease just then
     requests, effects = len(lab.calls()), len(lab.control.effects())
     outcome = await running.go_on()
     evidence = await judged(lab)

@@ -41,6 +41,7 @@ BOUNDARIES: Final = 60
 PATIENT: Final[dict[str, Any]] = {"max_sends": 50, "max_probes": 100}
 """So that no storm is long enough to use a limit up, and every case must end done."""
 _FAULT_EVERY_S: Final = 0.15
+_STORM_LASTS_S: Final = 15.0  # waits double each time: a storm without an end would make the last case wait for minutes
 _KILL_AFTER_S: Final = 0.4
 _STEP_OF: Final = {
     **dict.fromkeys(("login", "read_registration", "update_registration"), StepName.REGISTRATION),
@@ -160,7 +161,8 @@ class World:
 
     async def _faults(self) -> None:
         draw = random.Random(f"{self._number} faults")  # noqa: S311 - no secret
-        while True:
+        end = time.monotonic() + _STORM_LASTS_S
+        while time.monotonic() < end:
             fault = draw.choice(FAULTS)
             rule = {**fault.rule, "nth": draw.randint(1, 3)}
             await asyncio.to_thread(self._lab.fault, fault.call, fault.kind, **rule)
