@@ -22,10 +22,13 @@ _CONTACTS = forbid_all_but_loopback()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that share the one Prefect server together when several processes share the tests."""
+    """Keep tests that share one Prefect server, or one played matrix, together when several processes share the tests."""
     for item in items:
-        if "prefect_server" in getattr(item, "fixturenames", ()):
+        names = getattr(item, "fixturenames", ())
+        if "prefect_server" in names:
             item.add_marker(pytest.mark.xdist_group("prefect"))
+        elif "played" in names:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
 
 
 @pytest.fixture(scope="session")

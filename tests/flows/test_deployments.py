@@ -103,7 +103,14 @@ async def trigger(
     await openspecimen_block(lab).save("default", overwrite=True)
     await clinical_one_block(lab).save("default", overwrite=True)
     job = {"job_variables": {"env": {**plain, **(variables or {})}}}
-    return await api.post(f"deployments/{await deployment_id(api, name)}/create_flow_run", json={**job, **body})
+    async with asyncio.timeout(_RUN_ENDS_S):
+        while True:
+            answer = await api.post(
+                f"deployments/{await deployment_id(api, name)}/create_flow_run", json={**job, **body}
+            )
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:  # a server on SQLite says that when it is busy
+                return answer
+            await asyncio.sleep(0.2)
 
 
 async def run_with_state(run_id: str, *names: str) -> Any:
