@@ -23,7 +23,7 @@ _LANES: Final = 8
 """Cases at a time, so that one whose vendor is slow keeps no other from its turn. Flows run one after another."""
 
 
-def resume(*cases: str, all: Flag = False, watch: Flag = False, limit: int = 100, json: Flag = False) -> int:  # noqa: A002
+def resume(*cases: str, all: Flag = False, watch: Flag = False, limit: int = 100, json: Flag = False) -> int:  # noqa: A002 - --all
     """Go on with cases where they stopped.
 
     A case that is named is a person's wish: refused steps are tried again, unknown outcomes are not touched. With --all it is
