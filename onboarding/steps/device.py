@@ -99,7 +99,12 @@ async def _ask_for_access_code(session: CaseSession) -> StepReport:
     subject = session.request.subject
     deadline = session.deadline()
     quiet_s = session.settings.quiet_seconds
-    await session.commit(lambda write: write.step(STEP).probed("ASKING_FOR_ACCESS_CODE", quiet_s=quiet_s))
+
+    def probe(write: CaseWrite) -> int:
+        write.step(STEP).probed("ASKING_FOR_ACCESS_CODE", quiet_s=quiet_s)
+        return write.step(STEP).view().intent.attempts
+
+    attempt = await session.commit(probe)
     try:
         credentials = await session.systems.clinical_one.reissue_access_code(
             subject.study_id,
@@ -130,9 +135,10 @@ async def _ask_for_access_code(session: CaseSession) -> StepReport:
             write.step(STEP).absent()
             return write.step(STEP).view()
 
-        return await _register(session, await session.commit(absent))
-    view = await session.look(STEP)
-    return await _registered(session, credentials, attempt=view.intent.attempts, code="PROBE_FOUND_APPLIED")
+        view = await session.commit(absent)
+        await fresh_guard(session)  # the call took its time
+        return await _register(session, view)
+    return await _registered(session, credentials, attempt=attempt, code="PROBE_FOUND_APPLIED")
 
 
 async def _probe_failed(session: CaseSession, error: AnswerError) -> StepReport:
