@@ -213,6 +213,23 @@ async def test_a_late_answer_that_agrees_with_the_ledger_is_kept_and_changes_not
         assert lab.changes() == {"registration_updated": 1}
 
 
+async def test_a_late_answer_to_the_probe_of_a_device_is_kept_too(tmp_path: Path) -> None:
+    async with laboratory(tmp_path, **BRIEF) as lab:
+        case_id = await lab.open(only("device"))
+        lab.fault("register_device", "cut", when="after")
+        assert (await lab.attempt(case_id)).code == "CUT"
+        await asyncio.sleep(lab.step(case_id, StepName.DEVICE).intent.quiet_left_s)  # a vendor's clock, so to say
+        async with suspended(lab, case_id, "access_code", "after") as runner:
+            await answered_late(lab, runner, case_id)
+            assert (await lab.work_to_the_end(case_id)).status is CaseStatus.DONE
+            runner.may_write.set()
+            with pytest.raises(LeaseLost):
+                await runner.work
+        (late,) = lab.trail(case_id, "late_answer")
+        assert late.detail["says"] == "applied"
+        assert lab.case(case_id).status is CaseStatus.DONE
+
+
 async def test_a_late_answer_that_says_otherwise_than_the_ledger_needs_attention(tmp_path: Path) -> None:
     async with laboratory(tmp_path, **BRIEF) as lab:
         case_id = await lab.open(only("device"))
