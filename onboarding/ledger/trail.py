@@ -32,7 +32,14 @@ class Entry:
 
 def append(connection: Connection, key: LedgerKey, case_id: str, sequence: int, previous: str, entry: Entry) -> str:
     """Append an entry as number ``sequence`` after the link ``previous``; returns its link. The caller holds the case's row."""
-    sealed = None if entry.reason is None else key.encrypt(_bytes_of(entry.reason), f"event/{case_id}/{sequence}")
+    values, link = sealed(key, case_id, sequence, previous, entry)
+    connection.execute(insert(EVENTS).values(**values))
+    return link
+
+
+def sealed(key: LedgerKey, case_id: str, sequence: int, previous: str, entry: Entry) -> tuple[Row, str]:
+    """An entry as the row that will be number ``sequence`` after the link ``previous``, and its own link."""
+    reason = None if entry.reason is None else key.encrypt(_bytes_of(entry.reason), f"event/{case_id}/{sequence}")
     detail = dict(entry.detail) if entry.detail else None
     values: dict[str, Any] = {
         "case_id": case_id,
@@ -43,12 +50,12 @@ def append(connection: Connection, key: LedgerKey, case_id: str, sequence: int, 
         "step": entry.step,
         "code": entry.code,
         "detail": detail,
-        "reason_sealed": sealed,
+        "reason_sealed": reason,
         "key_id": key.key_id,
     }
     link = _link(key, values, previous)
-    connection.execute(insert(EVENTS).values(**values, seal=_shown(key, link)))
-    return link
+    values["seal"] = _shown(key, link)
+    return values, link
 
 
 def _bytes_of(text: str) -> bytes:
