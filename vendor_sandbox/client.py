@@ -99,6 +99,11 @@ class SandboxControl:
         )
         return found
 
+    def counts(self) -> dict[str, int]:
+        """How many requests of each call have arrived since the last reset; cheap however many there were."""
+        found: dict[str, int] = self._send("GET", "/counts")
+        return found
+
     async def wait_requests(self, at_least: int, **chosen: Any) -> list[dict[str, Any]]:
         """`requests`, waiting without blocking the event loop."""
         return await asyncio.to_thread(self.requests, at_least=at_least, **chosen)

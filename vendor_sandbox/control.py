@@ -41,6 +41,7 @@ class Control:
             ("GET", "/addresses"): self._get_addresses,
             ("GET", "/effects"): self._get_effects,
             ("GET", "/requests"): self._get_requests,
+            ("GET", "/counts"): self._get_counts,
             ("GET", "/state"): self._get_state,
             ("GET", "/faults"): self._get_faults,
             ("GET", "/held"): self._get_held,
@@ -100,6 +101,9 @@ class Control:
 
         await self._at_least(request, lambda: len(chosen()))
         return chosen()
+
+    async def _get_counts(self, _request: web.BaseRequest, _given: Mapping[str, Any]) -> object:
+        return self._sandbox.journal.counts()
 
     async def _get_state(self, _request: web.BaseRequest, _given: Mapping[str, Any]) -> object:
         return self._sandbox.state()

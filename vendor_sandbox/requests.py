@@ -137,6 +137,10 @@ class Journal:
         self.in_progress -= 1
         self._on_change()
 
+    def counts(self) -> dict[str, int]:
+        """How many requests of each call there were since the journal was emptied, those that it forgot included."""
+        return {call or f"{system}: no such call": count for (system, call), count in self._per_call.items()}
+
     def forget(self) -> None:
         """Empty the journal and start counting calls anew; request numbers go on."""
         self.entries.clear()

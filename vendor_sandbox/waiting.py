@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 
 
 class Changes:
@@ -12,32 +11,42 @@ class Changes:
 
     def __init__(self) -> None:
         self._waiters: set[asyncio.Future[None]] = set()
-        self._closed = asyncio.Event()
+        self._pausing: set[asyncio.Future[None]] = set()
+        self._closed = False
 
     def close(self) -> None:
         """End all waiting, now and later: the sandbox stops."""
-        self._closed.set()
+        self._closed = True
         self.notify()
+        for pause in self._pausing:
+            _wake(pause)
 
     async def pause(self, seconds: float) -> None:
-        """Sleep, unless the sandbox stops first."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._closed.wait()
+        """Sleep, unless the sandbox stops first. Every request comes by here, so it is one timer and nothing more."""
+        if self._closed:
+            return
+        loop = asyncio.get_running_loop()
+        pause = loop.create_future()
+        timer = loop.call_later(seconds, _wake, pause)
+        self._pausing.add(pause)
+        try:
+            await pause
+        finally:
+            self._pausing.discard(pause)
+            timer.cancel()
 
     def notify(self) -> None:
         """Wake all who wait, so that they look again."""
         if self._waiters:
             for waiter in self._waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+                _wake(waiter)
             self._waiters.clear()
 
     async def until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until the condition holds; False if the time ran out first."""
         try:
             async with asyncio.timeout(timeout_s):
-                while not condition() and not self._closed.is_set():
+                while not condition() and not self._closed:
                     waiter = asyncio.get_running_loop().create_future()
                     self._waiters.add(waiter)
                     try:
@@ -47,3 +56,8 @@ class Changes:
         except TimeoutError:
             pass
         return condition()
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

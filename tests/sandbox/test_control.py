@@ -171,6 +171,16 @@ async def test_a_switch_that_does_not_exist_is_refused(stranger: Caller, change:
         stranger.control.switches(**change)
 
 
+async def test_arrived_requests_are_counted_by_call(caller: Caller) -> None:
+    await caller.update(1, EXAMPLE_UPDATE)
+    await caller.update(1, EXAMPLE_UPDATE)
+    counts = caller.control.counts()
+    assert counts["update_registration"] == 2
+    assert sum(counts.values()) == len(caller.control.requests())
+    caller.control.reset()
+    assert caller.control.counts() == {}
+
+
 async def test_control_requests_that_make_no_sense_are_refused(stranger: Caller) -> None:
     control = stranger.control
     with pytest.raises(SandboxRefused, match="system must be one of"):
