@@ -11,6 +11,7 @@ from onboarding.endings import Ending
 from onboarding.ledger.leasing import Closed
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
 from onboarding.steps.case import work_case
+from onboarding.steps.dispensation import GUARD_LASTS_S
 from onboarding.vendors.wire import Deadline
 from tests.steps.lab import MODE, STUDY, Lab, cloud_to_cloud, due, laboratory, leased, only
 from vendor_sandbox import clinical_one_errors as phrases
@@ -238,6 +239,22 @@ async def test_a_dispensation_rolled_back_between_check_and_probe_leaves_the_dou
     lab.control.dispense(STUDY, MODE, request["device"]["inventory_id"], request["subject"]["subject_id"])
     assert (await lab.work(case_id)).ending is Ending.ONBOARDED
     assert lab.effects()["device_registered"] == 1
+
+
+async def test_a_dispensation_rolled_back_while_the_probe_was_answered_is_seen_before_sending_again(lab: Lab) -> None:
+    case_id = await in_doubt(lab, device(), applied=False)
+    await due(lab.case(case_id))
+    held = lab.fault("access_code", "hold", when="after")  # its answer is on the way: not registered
+    # A request that may take as long as a guard lasts needs a guard that was read right before it.
+    async with lab.another_bench(request_timeout_seconds=GUARD_LASTS_S) as patient:
+        work = asyncio.create_task(lab.attempt(case_id, bench=patient))
+        await lab.control.wait_held()
+        lab.control.roll_back(STUDY, MODE, seed.inventory_id(1))
+        lab.control.release(held)
+        report = await work
+    assert (report.ending, report.step) == (Ending.AWAITING_DISPENSATION, StepName.DISPENSATION)
+    assert lab.step(case_id, STEP).intent.absences == 1, "the probe's answer stands"
+    assert len(lab.calls("register_device")) == 1, "nothing was sent on a dispensation that was rolled back"
 
 
 async def test_a_study_without_mhealth_settings_is_refused_though_the_answer_is_a_500(lab: Lab) -> None:
