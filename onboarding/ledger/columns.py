@@ -6,7 +6,16 @@ from typing import Any, Final
 from sqlalchemy import CursorResult
 
 from onboarding.ledger.states import StepName, StepStatus
-from onboarding.ledger.tables import CaseRow, ClaimRow, EventRow, LedgerRow, StepRow, VendorStateRow
+from onboarding.ledger.tables import (
+    BatchLineRow,
+    BatchRow,
+    CaseRow,
+    ClaimRow,
+    EventRow,
+    LedgerRow,
+    StepRow,
+    VendorStateRow,
+)
 from onboarding.ledger.views import IntentView, StepView
 
 Row = dict[str, Any]
@@ -17,6 +26,8 @@ STEPS: Final = StepRow.__table__  # type: ignore[attr-defined]
 EVENTS: Final = EventRow.__table__  # type: ignore[attr-defined]
 CLAIMS: Final = ClaimRow.__table__  # type: ignore[attr-defined]
 VENDORS: Final = VendorStateRow.__table__  # type: ignore[attr-defined]
+BATCHES: Final = BatchRow.__table__  # type: ignore[attr-defined]
+BATCH_ROWS: Final = BatchLineRow.__table__  # type: ignore[attr-defined]
 LEDGER: Final = LedgerRow.__table__  # type: ignore[attr-defined]
 
 LEASE_MARGIN_S: Final = 1.0  # a lease reaches this much past an intent's quiet time

@@ -24,7 +24,7 @@ from onboarding.errors import BadSettings, LedgerError
 T = TypeVar("T")
 LeaseClock = Callable[[Connection], tuple[str, float]]
 
-SCHEMA_VERSION: Final = "0001"
+SCHEMA_VERSION: Final = "0002"
 # A runner that freezes inside a transaction must not keep its row locks, or nobody could take its case over.
 _POSTGRESQL_LIMITS: Final = ("lock_timeout", "idle_in_transaction_session_timeout")
 _NETWORK_FILE_SYSTEMS: Final = frozenset(

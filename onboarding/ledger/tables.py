@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from sqlalchemy import JSON, CheckConstraint, DateTime, Dialect, Index, LargeBinary, String, TypeDecorator, text
 from sqlmodel import Field, SQLModel
 
+from onboarding.ledger.batch_states import BatchState, RowStanding
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
 
 
@@ -96,6 +97,56 @@ class CaseRow(SQLModel, table=True):
     trail_seal: str = ""
 
 
+class BatchRow(SQLModel, table=True):
+    """One file of many subjects. ``file_digest`` is keyed, and stands once the whole file was read."""
+
+    __tablename__: ClassVar[Any] = "onboarding_batch"
+    __table_args__: ClassVar[Any] = (
+        Index(
+            "one_batch_per_file",
+            "file_digest",
+            unique=True,
+            sqlite_where=text("state IN ('releasing', 'released')"),
+            postgresql_where=text("state IN ('releasing', 'released')"),
+        ),
+        _one_of("state", BatchState),
+    )
+
+    id: str = Field(primary_key=True, max_length=26)
+    state: str = Field(max_length=16)
+    file_digest: str | None = None
+    name_sealed: bytes | None = Field(default=None, sa_type=_SEALED)
+    actor: str
+    openspecimen_address: str
+    clinical_one_address: str
+    rows: int = 0
+    created_at: datetime = Field(sa_type=_UTC)
+    updated_at: datetime = Field(sa_type=_UTC)
+
+
+class BatchLineRow(SQLModel, table=True):
+    """One row of such a file. Its request stays here, sealed for the case it will be, until the batch is released."""
+
+    __tablename__: ClassVar[Any] = "onboarding_batch_row"
+    __table_args__: ClassVar[Any] = (
+        Index("rows_of_one_onboarding", "batch_id", "business_key"),
+        Index("batches_of_a_case", "case_id", "batch_id"),
+        _one_of("standing", RowStanding),
+    )
+
+    batch_id: str = Field(primary_key=True, foreign_key="onboarding_batch.id", max_length=26)
+    number: int = Field(primary_key=True)
+    line: int
+    standing: str = Field(max_length=16)
+    case_id: str | None = Field(default=None, max_length=26)
+    same_as: int | None = None
+    business_key: str | None = None
+    request_digest: str | None = None
+    section_digests: dict[str, str] | None = Field(default=None, sa_type=_JSON)
+    request_sealed: bytes | None = Field(default=None, sa_type=_SEALED)
+    problems_sealed: bytes | None = Field(default=None, sa_type=_SEALED)
+
+
 class IntentColumns(SQLModel):
     """The last intent of a step or of a shared claim, and what is known of it."""
 
@@ -160,7 +211,7 @@ class ClaimRow(IntentColumns, table=True):
     key: str = Field(primary_key=True)
     bound_to: str
     state: str = Field(max_length=8)
-    holder_case: str | None = None
+    holder_case: str | None = Field(default=None, index=True)
     holder_fence: int | None = None
     effect_id: str | None = None
     effect_seen_at: float | None = None

@@ -25,7 +25,7 @@ INTENT = Intent(b'{"ppid":"ASCI123"}', QUIET_S, {"before": {"ppid": "digest"}})
 OTHER_SUBJECT = "FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF"
 THIRD_SUBJECT = "EEEEEEEEEEEEEEEEEEEEEEEEEEEEEEEE"
 OTHER_INVENTORY = "C1000000000000000000000000000002"
-TABLES = ("case", "step", "event", "claim", "vendor_state", "ledger")
+TABLES = ("case", "step", "event", "claim", "vendor_state", "ledger", "batch", "batch_row")
 REGISTRATION, DISPENSATION, DEVICE, EXCEPTION = StepName
 
 

@@ -50,7 +50,7 @@ class SharedDatabase:
             self._server.execute(sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(name))
         with psycopg.connect(self._url.replace("+psycopg", ""), autocommit=True) as connection:
             connection.execute("SET session_replication_role = replica")  # the trail refuses to be emptied otherwise
-            for table in ("event", "step", "claim", "vendor_state", "case"):
+            for table in ("event", "step", "claim", "vendor_state", "case", "batch_row", "batch"):
                 connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(f"onboarding_{table}")))
         return self._url
 
