@@ -282,6 +282,7 @@ def test_a_success_is_taken_bare_or_under_result() -> None:
     assert unwrapped({"result": {"id": 1}}) == {"id": 1}
     assert unwrapped({"id": 1, "result": "bare"}) == {"id": 1, "result": "bare"}
     assert unwrapped([1]) == [1]
+    assert unwrapped({"status": "Success", "version": 1}) == {"status": "Success", "version": 1}
 
 
 @given(st.sampled_from(SYSTEMS), st.sampled_from(Kind), st.integers(100, 599), st.binary(max_size=200))
@@ -290,6 +291,186 @@ def test_any_bytes_are_classified(system: str, kind: Kind, status: int, body: by
     assert error is None or isinstance(error, AnswerError)
     if kind is not Kind.EFFECT:
         assert not isinstance(error, InDoubt)
+
+
+C1_TEXT = "C1-003: Something about Miller"
+NOT_DISPENSED = phrased("Device is not dispensed to the subject")
+NO_SETTINGS = phrased("mHealth settings are not found")
+ASLEEP = {"retry-after": "40"}
+TOLD: dict[str, tuple[str, Kind, Answer, tuple[type[AnswerError], str, str | None, float | None]]] = {
+    "throttled, in the vendor's form": (
+        CLINICAL_ONE,
+        Kind.EFFECT,
+        answer(429, CLINICAL_ONE_SHAPE, headers=ASLEEP),
+        (Unavailable, "THROTTLED", C1_TEXT, 40),
+    ),
+    "throttled, in no form": (CLINICAL_ONE, Kind.READ, answer(429, {}), (Unavailable, "THROTTLED", None, None)),
+    "throttled, with the wait in the body": (
+        OPENSPECIMEN,
+        Kind.LOGIN,
+        answer(429, {"retryAfter": 7}),
+        (Unavailable, "THROTTLED", None, 7),
+    ),
+    "not authorised, in the vendor's form": (
+        CLINICAL_ONE,
+        Kind.EFFECT,
+        answer(401, CLINICAL_ONE_SHAPE, headers=ASLEEP),
+        (Refused, "C1-003", C1_TEXT, None),
+    ),
+    "not authorised, in no form": (OPENSPECIMEN, Kind.EFFECT, answer(401), (Refused, "NOT_AUTHORISED", None, None)),
+    "not dispensed": (
+        CLINICAL_ONE,
+        Kind.EFFECT,
+        answer(400, NOT_DISPENSED, headers=ASLEEP),
+        (NotYet, "DEVICE_NOT_DISPENSED", "C1-003: Device is not dispensed to the subject", None),
+    ),
+    "not dispensed, whatever the status among the 4xx": (
+        CLINICAL_ONE,
+        Kind.EFFECT,
+        answer(403, NOT_DISPENSED),
+        (NotYet, "DEVICE_NOT_DISPENSED", "C1-003: Device is not dispensed to the subject", None),
+    ),
+    "no rights in Clinical One": (
+        CLINICAL_ONE,
+        Kind.EFFECT,
+        answer(403, CLINICAL_ONE_SHAPE),
+        (Refused, "ACCESS_DENIED", C1_TEXT, None),
+    ),
+    "no rights in OpenSpecimen": (
+        OPENSPECIMEN,
+        Kind.EFFECT,
+        answer(403, [{"code": "RBAC_ACCESS_DENIED", "message": "no"}]),
+        (Refused, "RBAC_ACCESS_DENIED", "RBAC_ACCESS_DENIED: no", None),
+    ),
+    "refused with the last 4xx": (
+        CLINICAL_ONE,
+        Kind.EFFECT,
+        answer(499, CLINICAL_ONE_SHAPE),
+        (Refused, "C1-003", C1_TEXT, None),
+    ),
+    "settings missing": (
+        CLINICAL_ONE,
+        Kind.EFFECT,
+        answer(500, NO_SETTINGS, headers=ASLEEP),
+        (Refused, "MHEALTH_SETTINGS_NOT_FOUND", "C1-003: mHealth settings are not found", None),
+    ),
+    "a failure with the vendor's code": (
+        CLINICAL_ONE,
+        Kind.EFFECT,
+        answer(500, CLINICAL_ONE_SHAPE, headers=ASLEEP),
+        (InDoubt, "C1-003", C1_TEXT, None),
+    ),
+    "a failure of Clinical One without a usable code": (
+        CLINICAL_ONE,
+        Kind.EFFECT,
+        answer(500, phrased("lost", code="a sentence")),
+        (InDoubt, "SERVER_ERROR", "a sentence: lost", None),
+    ),
+    "a failure of OpenSpecimen without a usable code": (
+        OPENSPECIMEN,
+        Kind.EFFECT,
+        answer(500, [{"code": "a sentence", "message": "lost"}]),
+        (InDoubt, "SERVER_ERROR", "a sentence: lost", None),
+    ),
+    "a failed read": (OPENSPECIMEN, Kind.READ, answer(500, b"<html>"), (Unavailable, "SERVER_ERROR", None, None)),
+    "unavailable, in the vendor's form": (
+        CLINICAL_ONE,
+        Kind.EFFECT,
+        answer(503, CLINICAL_ONE_SHAPE, headers=ASLEEP),
+        (Unavailable, "SERVICE_UNAVAILABLE", C1_TEXT, 40),
+    ),
+    "unavailable, says somebody in between": (
+        CLINICAL_ONE,
+        Kind.EFFECT,
+        answer(503, b"<html>", headers=ASLEEP),
+        (InDoubt, "SERVICE_UNAVAILABLE", None, None),
+    ),
+    "the first redirect": (CLINICAL_ONE, Kind.EFFECT, answer(300), (InDoubt, "REDIRECTED", None, None)),
+    "the last redirect": (CLINICAL_ONE, Kind.EFFECT, answer(399), (InDoubt, "REDIRECTED", None, None)),
+    "the first 4xx in no form": (CLINICAL_ONE, Kind.EFFECT, answer(400), (InDoubt, "UNEXPECTED_ANSWER", None, None)),
+    "the last 4xx in no form": (CLINICAL_ONE, Kind.EFFECT, answer(499), (InDoubt, "UNEXPECTED_ANSWER", None, None)),
+    "no final answer": (CLINICAL_ONE, Kind.EFFECT, answer(199), (InDoubt, "UNEXPECTED_ANSWER", None, None)),
+    "a failure that broke off": (
+        CLINICAL_ONE,
+        Kind.EFFECT,
+        Answer(500, flaw="truncated"),
+        (InDoubt, "TRUNCATED", None, None),
+    ),
+    "a refusal that broke off": (
+        CLINICAL_ONE,
+        Kind.READ,
+        Answer(400, flaw="oversized"),
+        (Unavailable, "OVERSIZED", None, None),
+    ),
+    "a success that broke off": (
+        OPENSPECIMEN,
+        Kind.EFFECT,
+        Answer(200, flaw="truncated"),
+        (InDoubt, "TRUNCATED", None, None),
+    ),
+    "a success that is no JSON": (
+        OPENSPECIMEN,
+        Kind.READ,
+        answer(200, b"<html>", headers=ASLEEP),
+        (Unavailable, "UNREADABLE_ANSWER", None, None),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_an_error_tells_its_class_code_status_words_and_wait(name: str) -> None:
+    system, kind, got, (kind_of_error, code, text, wait_s) = TOLD[name]
+    error = classify(system, kind, got)
+    assert error is not None
+    assert (type(error), error.system, error.code, error.http_status) == (kind_of_error, system, code, got.status)
+    assert (error.vendor_text, error.retry_after_s, error.what) == (text, wait_s, explain(code))
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_without_an_answer_the_reason_and_its_detail_are_told(system: str) -> None:
+    bare = classify(system, Kind.EFFECT, NoAnswer(may_have_left=True, reason_code="cut"))
+    assert bare is not None
+    assert (bare.system, bare.code, bare.what, bare.http_status) == (system, "CUT", explain("CUT"), None)
+    detailed = classify(
+        system, Kind.READ, NoAnswer(may_have_left=False, reason_code="tls_certificate_refused", detail="expired")
+    )
+    assert detailed is not None
+    code = "TLS_CERTIFICATE_REFUSED"
+    assert (detailed.system, detailed.code, detailed.what) == (system, code, f"{explain(code)} (expired)")
+
+
+@pytest.mark.parametrize("body", [[{"code": "A"}, 1], [{"code": "A"}, {"code": 1}], [{"code": "A"}, {}], {"code": "A"}])
+def test_a_list_in_which_an_entry_has_no_code_is_not_openspecimens_error(body: object) -> None:
+    assert vendor_error(OPENSPECIMEN, body) is None
+
+
+def test_a_message_or_a_code_alone_is_clinical_ones_error() -> None:
+    message = vendor_error(CLINICAL_ONE, {"errorData": {"errorMessage": "Kit is asleep"}})
+    assert message is not None
+    assert (message.code, message.text) == ("CLINICAL_ONE_ERROR", "Kit is asleep")
+    code = vendor_error(CLINICAL_ONE, {"errorData": {"errorCode": "C1-9", "details": ["é"]}})
+    assert code is not None
+    assert (code.code, code.text) == ("C1-9", 'C1-9: ["é"]')
+
+
+def test_only_a_word_counts_as_a_code() -> None:
+    for code in ("C1-003", "a.b_c", "A" * 64):
+        error = vendor_error(OPENSPECIMEN, [{"code": code}])
+        assert error is not None
+        assert error.code == code
+    for code in ("", "1A", "A B", "A" * 65, "A\n"):
+        error = vendor_error(OPENSPECIMEN, [{"code": code}])
+        assert error is not None
+        assert error.code == "OPENSPECIMEN_ERROR"
+
+
+@pytest.mark.parametrize(
+    ("system", "body"), [(OPENSPECIMEN, [{"code": "A", "message": "x" * 5000}]), (CLINICAL_ONE, phrased("x" * 5000))]
+)
+def test_of_the_vendors_words_the_first_4000_characters_are_kept(system: str, body: object) -> None:
+    error = vendor_error(system, body)
+    assert error is not None
+    assert len(error.text) == 4000
 
 
 JSON = st.recursive(

@@ -61,6 +61,8 @@ def test_a_date_is_compared_with_the_answers_own_clock() -> None:
         ({"retryAfter": float("inf")}, None),
         ({"retryAfter": -4}, 0.0),
         ({"message": "too many"}, None),
+        ({"retryAfter": 10**12 - 1}, 3600.0),
+        ({"retryAfter": 10**12}, None),
         ([{"retryAfter": 3}], None),
         (None, None),
     ],
@@ -72,6 +74,17 @@ def test_the_body_can_hold_a_hint(body: object, seconds: float | None) -> None:
 def test_the_header_goes_before_the_body_and_the_ceiling_before_both() -> None:
     assert wait("4", {"retryAfter": 9}) == 4
     assert wait(None, {"retryAfter": 9}, ceiling_s=5.0) == 5
+
+
+def test_a_hint_is_looked_for_four_objects_deep_and_in_the_first_2000_characters() -> None:
+    deepest: object = {"retryAfter": 7}
+    for _ in range(3):
+        deepest = {"in": deepest}
+    assert wait(None, deepest) == 7
+    assert wait(None, {"in": deepest}) is None
+    words = " " * 1987 + "retry after 7"
+    assert wait(None, words) == 7
+    assert wait(None, " " + words) is None
 
 
 @given(
