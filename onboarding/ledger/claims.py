@@ -11,12 +11,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import ColumnElement, Connection, and_, case, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from onboarding.clocks import utc_now
 from onboarding.errors import IdentityConflict, LeaseLost
-from onboarding.ledger.columns import CASES, CLAIMS, LEASE_MARGIN_S, NO_INTENT, intent_view, one_row
-from onboarding.ledger.states import StepName, StepStatus
+from onboarding.ledger.columns import CLAIMS, LEASE_MARGIN_S, NO_INTENT, Row, intent_view
+from onboarding.ledger.states import CLAIM_ENDS, ClaimEnd, ClaimState, StepName, StepStatus
 from onboarding.ledger.views import ClaimView, Held, Intent
 
 if TYPE_CHECKING:
@@ -37,6 +36,12 @@ class ClaimKind(StrEnum):
 _KINDS_OF_STEP: Final[Mapping[StepName, tuple[ClaimKind, ...]]] = {
     StepName.REGISTRATION: (ClaimKind.REGISTRATION,),
     StepName.DEVICE: (ClaimKind.INVENTORY, ClaimKind.DEVICE_TO_CLOUD_SUBJECT),
+}
+_ENDS: Final[Mapping[StepStatus, ClaimEnd]] = {
+    StepStatus.DONE: ClaimEnd.BOUND,
+    StepStatus.UNKNOWN: ClaimEnd.LEFT_UNKNOWN,
+    StepStatus.PENDING: ClaimEnd.HELD_AGAIN,
+    StepStatus.REFUSED: ClaimEnd.GIVEN_BACK,
 }
 _WORDS: Final = {
     ClaimKind.REGISTRATION: "the registration is held by another subject",
@@ -64,7 +69,7 @@ def take_claims(write: "CaseWrite", keys: Iterable[ClaimKey]) -> Held | None:
 
     Keys are taken in one order everywhere, so that two cases cannot wait for each other.
     """
-    rows = [(claim, _locked(write, claim)) for claim in sorted(keys)]
+    rows = [(claim, write.claim(claim.kind, claim.key)) for claim in sorted(keys)]
     for claim, row in rows:
         if row["bound_to"] != claim.bound_to and (
             row["state"] in ("done", "unknown") or row["holder_case"] is not None
@@ -76,13 +81,13 @@ def take_claims(write: "CaseWrite", keys: Iterable[ClaimKey]) -> Held | None:
         if row["holder_case"] not in (None, write.lease.case_id):
             return Held(row["holder_case"], HELD_RETRY_S)
     for claim, row in rows:
-        values = {
-            "bound_to": claim.bound_to,
-            "holder_case": write.lease.case_id,
-            "holder_fence": write.lease.fence,
-            "state": "held" if row["state"] == "free" else row["state"],  # done and unknown bind on, whoever holds it
-        }
-        _save(write, row, values)
+        write.save_claim(
+            row,
+            bound_to=claim.bound_to,
+            holder_case=write.lease.case_id,
+            holder_fence=write.lease.fence,
+            state="held" if row["state"] == "free" else row["state"],  # done and unknown bind on, whoever holds it
+        )
     return None
 
 
@@ -91,16 +96,7 @@ def settle_claims(write: "CaseWrite", step: StepName, status: StepStatus) -> Non
 
     Pending, after a person decided that nothing was applied, holds it as before the doubt.
     """
-    mine = and_(CLAIMS.c.kind.in_(_KINDS_OF_STEP.get(step, ())), CLAIMS.c.holder_case == write.lease.case_id)
-    if status is StepStatus.REFUSED:
-        _give_back(write.connection, mine)
-        return
-    values: dict[str, Any] = {"state": "unknown"}
-    if status is StepStatus.DONE:
-        values = {"state": "done", "holder_case": None, "effect_id": write.lease.case_id}
-    elif status is StepStatus.PENDING:
-        values = {"state": case((CLAIMS.c.state == "unknown", "held"), else_=CLAIMS.c.state)}
-    write.connection.execute(update(CLAIMS).where(mine).values(**values, updated_at=write.now))
+    write.settle_claims([(write.lease.case_id, kind.value, _ENDS[status]) for kind in _KINDS_OF_STEP.get(step, ())])
 
 
 def give_back_claims(connection: Connection, case_id: str, step: StepName) -> None:
@@ -111,14 +107,14 @@ def give_back_claims(connection: Connection, case_id: str, step: StepName) -> No
 class ExceptionClaim:
     """The claim on one exception's content, held by this case while its lease lives."""
 
-    def __init__(self, write: "CaseWrite", row: Mapping[str, Any]) -> None:
+    def __init__(self, write: "CaseWrite", row: Row) -> None:
         self._write = write
         self._row = row
 
     @classmethod
     def to_decide(cls, write: "CaseWrite", key: str) -> "ExceptionClaim | Held":
         """The claim for a person's decision, unless a runner works on it."""
-        claim = cls(write, _locked(write, ClaimKey(ClaimKind.EXCEPTION, key, "")))
+        claim = cls(write, write.claim(ClaimKind.EXCEPTION, key))
         holder = claim._row["holder_case"]
         if holder not in (None, write.lease.case_id):
             left = _lease_left(write, holder, claim._row["holder_fence"])
@@ -129,7 +125,7 @@ class ExceptionClaim:
     @classmethod
     def take(cls, write: "CaseWrite", key: str) -> "ExceptionClaim | Held":
         """Take the claim over from a holder whose lease is over, or say who holds it."""
-        claim = cls(write, _locked(write, ClaimKey(ClaimKind.EXCEPTION, key, "")))
+        claim = cls(write, write.claim(ClaimKind.EXCEPTION, key))
         row = claim._row
         if row["holder_case"] not in (None, write.lease.case_id):
             left = _lease_left(write, row["holder_case"], row["holder_fence"])
@@ -148,7 +144,7 @@ class ExceptionClaim:
     @classmethod
     def held(cls, write: "CaseWrite", key: str) -> "ExceptionClaim":
         """The claim that this case took before in the same lease; raises ``LeaseLost`` if it was taken over since."""
-        claim = cls(write, _locked(write, ClaimKey(ClaimKind.EXCEPTION, key, "")))
+        claim = cls(write, write.claim(ClaimKind.EXCEPTION, key))
         if (claim._row["holder_case"], claim._row["holder_fence"]) != (write.lease.case_id, write.lease.fence):
             raise LeaseLost(f"the exception that case {write.lease.case_id} worked on was taken over by another case.")
         return claim
@@ -235,8 +231,7 @@ class ExceptionClaim:
         )
 
     def _set(self, **values: Any) -> None:
-        _save(self._write, self._row, values)
-        self._row = {**self._row, **values}
+        self._row = self._write.save_claim(self._row, **values)
 
 
 def other_claims_with(connection: Connection, keys: Sequence[str]) -> set[str]:
@@ -251,39 +246,14 @@ def release_all(connection: Connection, case_id: str) -> None:
 
 
 def _give_back(connection: Connection, which: ColumnElement[bool]) -> None:
-    state = case((CLAIMS.c.state == "held", "free"), else_=CLAIMS.c.state)
+    ends = CLAIM_ENDS[ClaimEnd.GIVEN_BACK]
+    state = case({old.value: ends[old].value for old in ClaimState}, value=CLAIMS.c.state)
     connection.execute(update(CLAIMS).where(which).values(holder_case=None, state=state, updated_at=utc_now()))
-
-
-def _locked(write: "CaseWrite", claim: ClaimKey) -> Mapping[str, Any]:
-    insert = (sqlite if write.connection.dialect.name == "sqlite" else postgresql).insert
-    values = {
-        "kind": claim.kind.value,
-        "key": claim.key,
-        "bound_to": claim.bound_to,
-        "state": "free",
-        "attempts": 0,
-        "probes": 0,
-        "absences": 0,
-        "in_doubt": False,
-        "updated_at": write.now,
-    }
-    write.connection.execute(insert(CLAIMS).values(**values).on_conflict_do_nothing())
-    query = select(CLAIMS).where(CLAIMS.c.kind == claim.kind, CLAIMS.c.key == claim.key).with_for_update()
-    return one_row(write.connection.execute(query))
-
-
-def _save(write: "CaseWrite", row: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    write.connection.execute(
-        update(CLAIMS)
-        .where(CLAIMS.c.kind == row["kind"], CLAIMS.c.key == row["key"])
-        .values(**values, updated_at=write.now)
-    )
 
 
 def _lease_left(write: "CaseWrite", case_id: str, fence: int) -> float:
     """Seconds the holder's lease still lasts, 0 when it is over or was taken anew."""
-    row = one_row(write.connection.execute(select(CASES).where(CASES.c.id == case_id)))
+    row = write.rows.lease_of(case_id)
     if row["lease_owner"] is None or row["fence"] != fence or row["lease_epoch"] != write.epoch:
         return 0.0
     return max(0.0, float(row["lease_until"]) - write.seconds)

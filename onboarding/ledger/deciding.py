@@ -5,16 +5,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from onboarding.errors import BadInput, IdentityConflict, OnboardingError
 from onboarding.keys import LedgerKey
 from onboarding.ledger import claims
 from onboarding.ledger.claims import ClaimKey, ExceptionClaim
-from onboarding.ledger.columns import CASES, Row, maybe_row
+from onboarding.ledger.columns import Row
 from onboarding.ledger.leasing import LATE_ANSWER, contradiction
 from onboarding.ledger.opening import Addresses
 from onboarding.ledger.reading import read_case
+from onboarding.ledger.rows import Rows
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
 from onboarding.ledger.views import CaseView, Held, IntentView, StepView
 from onboarding.ledger.writes import CaseWrite, Lease
@@ -105,7 +106,8 @@ def decide(
     holds: Holds,
 ) -> None:
     """Carry out a decision. It takes the fence, so that a runner that was overtaken stays out; raises ``DecisionRefused``."""
-    row = maybe_row(connection.execute(select(CASES).where(CASES.c.id == case_id).with_for_update()))
+    rows = Rows(connection, cases=[case_id])
+    row = rows.case(case_id)
     case = read_case(connection, clock, case_id)
     if row is None or case is None:
         raise BadInput([f"there is no case {case_id} in this ledger; 'onboard status' lists them."])
@@ -114,7 +116,8 @@ def decide(
     if decided.decision in (Decision.APPLIED, Decision.ABSENT):
         _check_addresses(row, holds)
     lease = Lease(case_id, "", row["fence"] + 1, 0.0, decided.actor)
-    write = CaseWrite(connection, key, clock, lease, row)
+    write = CaseWrite(rows, key, clock, lease, row)
+    write.keep_lease(lease.seconds)
     write.take_fence()
     facts = {"step": step.name.value, "attempt": step.intent.attempts} if step is not None else {}
     write.record(
@@ -136,6 +139,7 @@ def decide(
         if contradiction(write):  # of another step, which is to be decided next
             write.contradict(LATE_ANSWER)
     write.end()
+    rows.write()
 
 
 def _check(case: CaseView, step: StepView | None, decided: Decided) -> None:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, false, or_, select, true, update
+from sqlalchemy import Connection, false, or_, select, true
 
-from onboarding.clocks import utc_now
 from onboarding.errors import LedgerError
 from onboarding.keys import LedgerKey
-from onboarding.ledger.columns import CASES, STEPS, VENDORS, Row, all_rows, maybe_row, one_row
+from onboarding.ledger.columns import CASES, VENDORS, Row
 from onboarding.ledger.opening import Addresses
+from onboarding.ledger.rows import Rows
 from onboarding.ledger.states import CaseEvent, CaseStatus, StepName, StepStatus, next_case_status
 from onboarding.ledger.store import SCHEMA_VERSION, schema_version
 from onboarding.ledger.views import Held
@@ -42,7 +42,7 @@ class Runner:
 
 
 def take(
-    connection: Connection,
+    rows: Rows,
     key: LedgerKey,
     clock: tuple[str, float],
     case_id: str,
@@ -55,8 +55,7 @@ def take(
 
     ``retry`` is a person's wish to go on with a case that needs attention: refused steps are tried again, unknown ones are not.
     """
-    _check_schema(connection)
-    row = maybe_row(connection.execute(select(CASES).where(CASES.c.id == case_id).with_for_update()))
+    row = rows.case(case_id)
     if row is None:
         raise LedgerError(f"there is no case {case_id} in this ledger: 'onboard status' lists them.")
     epoch, seconds = clock
@@ -69,7 +68,8 @@ def take(
     ):
         return Closed(status, row["reason"])
     lease = Lease(case_id, secrets.token_hex(16), row["fence"] + 1, runner.lease_seconds, runner.actor)
-    write = CaseWrite(connection, key, clock, lease, row)
+    write = CaseWrite(rows, key, clock, lease, row)
+    write.keep_lease(lease.seconds)
     write.case.update(
         lease_owner=lease.owner,
         takings=row["takings"] + 1,
@@ -90,6 +90,7 @@ def take(
         write.end()
         return Closed(CaseStatus.ATTENTION, reason)
     write.end()
+    lease.steps = write.step_rows()
     return lease
 
 
@@ -130,21 +131,20 @@ def keep_late_answer(connection: Connection, key: LedgerKey, case_id: str, actor
 
     ``answer``: ``step``, ``attempt``, ``fence``, ``says`` (``applied`` or ``not_applied``) and ``code``.
     """
-    row = one_row(connection.execute(select(CASES).where(CASES.c.id == case_id).with_for_update()))
+    rows = Rows(connection, cases=[case_id])
+    row = rows.case(case_id)
+    assert row is not None, "a case that was worked stands in the ledger"
     lease = Lease(case_id, row["lease_owner"] or "", row["fence"], 0.0, actor)
-    write = CaseWrite(connection, key, (row["lease_epoch"] or "", row["lease_until"] or 0.0), lease, row)
+    write = CaseWrite(rows, key, (row["lease_epoch"] or "", row["lease_until"] or 0.0), lease, row)
     write.record("late_answer", step=StepName(answer["step"]), code=answer["code"], detail=answer)
-    values = {
-        "late_answers": [*(row["late_answers"] or []), answer],
-        "updated_at": utc_now(),
-    }
+    write.case["late_answers"] = [*(row["late_answers"] or []), answer]
     status = CaseStatus(row["status"])
     nobody_works_it = status in (CaseStatus.DONE, CaseStatus.ATTENTION)  # so no fenced write would say it
     if nobody_works_it and _contradicts(write, answer):
-        values |= {"status": next_case_status(status, CaseEvent.CONTRADICTED).value, "reason": LATE_ANSWER}
+        write.case.update(status=next_case_status(status, CaseEvent.CONTRADICTED).value, reason=LATE_ANSWER)
         write.record(f"case_{CaseEvent.CONTRADICTED}", code=LATE_ANSWER)
-    values |= {name: write.case[name] for name in ("trail_sequence", "trail_seal")}
-    connection.execute(update(CASES).where(CASES.c.id == case_id).values(**values))
+    write.end()
+    rows.write()
 
 
 def contradiction(write: CaseWrite) -> bool:
@@ -180,12 +180,12 @@ def _why_not(write: CaseWrite, addresses: Addresses, runner: Runner) -> str | No
 
 def _resume(write: CaseWrite) -> Closed | None:
     """A person's retry: refused steps are pending again; a case with an unknown step waits for a decision instead."""
-    rows = all_rows(write.connection.execute(select(STEPS).where(STEPS.c.case_id == write.lease.case_id)))
-    if any(row["status"] == StepStatus.UNKNOWN for row in rows):
+    steps = [write.step(name) for name in StepName]
+    if any(step.status is StepStatus.UNKNOWN for step in steps):
         return Closed(CaseStatus.ATTENTION, write.case["reason"])
-    for row in rows:
-        if row["status"] == StepStatus.REFUSED:
-            write.step(StepName(row["name"])).retry()
+    for step in steps:
+        if step.status is StepStatus.REFUSED:
+            step.retry()
     write.case["status"] = next_case_status(CaseStatus.ATTENTION, CaseEvent.RESUMED).value
     write.case["reason"] = None
     write.case["idle_takings"] = 1
@@ -199,7 +199,8 @@ def _left(row: Row, epoch: str, seconds: float) -> float:
     return max(0.0, float(row["lease_until"]) - seconds)
 
 
-def _check_schema(connection: Connection) -> None:
+def check_schema(connection: Connection) -> None:
+    """Refuse a ledger of another schema than this version works on."""
     found = schema_version(connection)
     if found != SCHEMA_VERSION:
         raise LedgerError(

@@ -3,29 +3,30 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, case, delete, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from onboarding.clocks import boot_seconds, utc_now
-from onboarding.errors import CaseContradicted, LedgerError
+from onboarding.clocks import utc_now
+from onboarding.errors import LedgerError
 from onboarding.intake import IntakeRequest, parse_request
 from onboarding.keys import LedgerKey, key_file, make_key_file, read_key_file
-from onboarding.ledger import claims, deciding, leasing, opening, reading, revealing, trail
+from onboarding.ledger import claims, deciding, leasing, opening, reading, revealing, together, trail
+from onboarding.ledger.claims import ClaimKey
 from onboarding.ledger.columns import CASES, LEDGER, VENDORS
 from onboarding.ledger.deciding import Decided, Holds
 from onboarding.ledger.leasing import Closed, Runner
 from onboarding.ledger.opening import Addresses, Opened
 from onboarding.ledger.states import CaseStatus
 from onboarding.ledger.store import SCHEMA_VERSION, Store, prepare_folder
+from onboarding.ledger.together import Fenced, Taking
 from onboarding.ledger.views import CaseView, EventView, Held
 from onboarding.ledger.writes import CaseWrite, Lease
 from onboarding.request import OnboardingRequest
 from onboarding.settings import Settings
 
 T = TypeVar("T")
-_CONTRADICTED: Final = object()
 
 
 class Ledger:
@@ -93,43 +94,29 @@ class Ledger:
 
     def take(self, case_id: str, runner: Runner, addresses: Addresses, *, retry: bool = False) -> Lease | Held | Closed:
         """Take the case's lease, or say who has it or why it cannot be worked."""
-        before = boot_seconds()
-        taken = self.store.write(
-            lambda c: leasing.take(c, self.key, self.store.clock(c), case_id, runner, addresses, retry=retry)
-        )
-        if isinstance(taken, Lease):
-            taken.valid_until = before + taken.seconds
+        taken: Lease | Held | Closed = self._one(Taking(case_id, runner, addresses, retry=retry))
         return taken
 
-    def fenced(self, lease: Lease, change: Callable[[CaseWrite], T]) -> T:
+    def fenced(self, lease: Lease, change: Callable[[CaseWrite], T], *, claims: Sequence[ClaimKey] = ()) -> T:
         """Run ``change`` over the leased case in one transaction; it renews the lease too.
+
+        ``claims``: what it will look at, so that it is read with the rest.
 
         Raises ``LeaseLost`` if another runner has the case, ``CaseContradicted`` if a late answer says otherwise than the
         ledger (the case then needs attention), ``CommitUnknown`` if the database did not say whether it committed.
         """
-        before = boot_seconds()
-        left = 0.0
+        result: T = self._one(Fenced(lease, change, claims))
+        return result
 
-        def body(connection: Connection) -> Any:
-            nonlocal left
-            write = CaseWrite.begin(connection, self.key, self.store.clock(connection), lease)
-            if leasing.contradiction(write):
-                write.contradict(leasing.LATE_ANSWER)
-                write.end()
-                return _CONTRADICTED
-            result = change(write)
-            write.end()
-            left = write.lease_left_s
-            return result
+    def work_together(self, works: Sequence[Taking | Fenced[Any]]) -> list[Any]:
+        """Do this work on many cases in one transaction; each fails alone. Returns results, or the exceptions to raise."""
+        return together.work_together(self.store, self.key, works)
 
-        result = self.store.write(body)
-        if result is _CONTRADICTED:
-            raise CaseContradicted(
-                f"case {lease.case_id}: an answer that came late says otherwise than the ledger; nothing more is sent. "
-                f"Look at 'onboard show {lease.case_id}' and at the other system, then decide."
-            )
-        lease.valid_until = before + left
-        return result  # type: ignore[no-any-return]
+    def _one(self, work: Taking | Fenced[T]) -> Any:
+        (done,) = self.work_together([work])
+        if isinstance(done, BaseException):
+            raise done
+        return done
 
     def renew(self, lease: Lease) -> None:
         """Let the lease last its full time again."""

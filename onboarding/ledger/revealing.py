@@ -2,10 +2,10 @@
 
 import json
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection
 
 from onboarding.keys import LedgerKey
-from onboarding.ledger.columns import CASES, STEPS, one_row
+from onboarding.ledger.rows import Rows
 from onboarding.ledger.states import StepName
 from onboarding.ledger.writes import CaseWrite, Lease
 
@@ -15,15 +15,16 @@ def reveal_credentials(connection: Connection, key: LedgerKey, case_id: str, act
 
     Empty if there are none (yet), and then nothing is noted. Keys are the vendor's: ``accessId``, ``otp``.
     """
-    row = one_row(connection.execute(select(CASES).where(CASES.c.id == case_id).with_for_update()))
-    device = (STEPS.c.case_id == case_id) & (STEPS.c.name == StepName.DEVICE)
-    sealed = connection.execute(select(STEPS.c.credentials_sealed).where(device)).scalar_one()
+    rows = Rows(connection, cases=[case_id])
+    row = rows.case(case_id)
+    assert row is not None, "a case whose credentials are shown stands in the ledger"
+    sealed = rows.step(case_id, StepName.DEVICE)["credentials_sealed"]
     if sealed is None:
         return {}
     lease = Lease(case_id, row["lease_owner"] or "", row["fence"], 0.0, actor)
-    write = CaseWrite(connection, key, (row["lease_epoch"] or "", row["lease_until"] or 0.0), lease, row)
+    write = CaseWrite(rows, key, (row["lease_epoch"] or "", row["lease_until"] or 0.0), lease, row)
     write.record("credentials_shown", step=StepName.DEVICE)
-    trail_head = {name: write.case[name] for name in ("trail_sequence", "trail_seal")}
-    connection.execute(update(CASES).where(CASES.c.id == case_id).values(**trail_head))
+    write.end()
+    rows.write()
     credentials = json.loads(key.decrypt(sealed, f"step/{case_id}/{StepName.DEVICE}/credentials"))
     return {name: value for name, value in credentials.items() if value is not None}

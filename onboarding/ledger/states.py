@@ -122,6 +122,33 @@ CASE_TRANSITIONS: Final[Mapping[CaseEvent, Mapping[CaseStatus, CaseStatus]]] = {
     CaseEvent.CANCELLED: {_C.DRAFT: _C.CANCELLED, _C.READY: _C.CANCELLED, _C.ATTENTION: _C.CANCELLED},
 }
 
+
+class ClaimState(StrEnum):
+    """Where a claim stands. ``done`` and ``unknown`` bind on, whoever holds it; ``free``: nobody holds it, nothing is bound."""
+
+    HELD = "held"
+    DONE = "done"
+    UNKNOWN = "unknown"
+    FREE = "free"
+
+
+class ClaimEnd(StrEnum):
+    """What becomes of what a step holds, once the step is settled."""
+
+    BOUND = "bound"
+    LEFT_UNKNOWN = "left_unknown"
+    HELD_AGAIN = "held_again"
+    GIVEN_BACK = "given_back"
+
+
+CLAIM_ENDS: Final[Mapping[ClaimEnd, Mapping[ClaimState, ClaimState]]] = {
+    ClaimEnd.BOUND: dict.fromkeys(ClaimState, ClaimState.DONE),
+    ClaimEnd.LEFT_UNKNOWN: dict.fromkeys(ClaimState, ClaimState.UNKNOWN),
+    ClaimEnd.HELD_AGAIN: {**{state: state for state in ClaimState}, ClaimState.UNKNOWN: ClaimState.HELD},
+    ClaimEnd.GIVEN_BACK: {**{state: state for state in ClaimState}, ClaimState.HELD: ClaimState.FREE},
+}
+ENDS_WITHOUT_HOLDER: Final = frozenset({ClaimEnd.BOUND, ClaimEnd.GIVEN_BACK})
+
 FINAL_STEP_STATUSES: Final = frozenset({StepStatus.DONE, StepStatus.NOT_REQUESTED})
 
 

@@ -45,6 +45,8 @@ _NETWORK_FILE_SYSTEMS: Final = frozenset(
         "ncpfs",
     }
 )
+_GIVEN_UP: Final = ("40001", "40P01")  # PostgreSQL: serialization_failure, deadlock_detected
+_TIMES_GIVEN_UP: Final = 3
 _UNSAFE_WHEN_OFF: Final = ("fsync", "full_page_writes", "synchronous_commit")
 
 
@@ -54,6 +56,10 @@ class CommitUnknown(LedgerError):
 
 class StoreUnavailable(LedgerError):
     """The database did not answer; nothing was written."""
+
+
+class StoreBusy(StoreUnavailable):
+    """Another transaction stood in the way for too long; nothing was written."""
 
 
 class Store:
@@ -81,7 +87,16 @@ class Store:
         return Path(str(self.url.database)) if self.is_sqlite else None
 
     def write(self, change: Callable[[Connection], T]) -> T:
-        """Run ``change`` in one transaction and commit it; nothing is kept if it raises."""
+        """Run ``change`` in one transaction and commit it; nothing is kept if it raises.
+
+        It is run again if the database gave this transaction up in favour of another one (a deadlock).
+        """
+        for _ in range(_TIMES_GIVEN_UP):
+            with suppress(StoreBusy):
+                return self._write(change)
+        return self._write(change)
+
+    def _write(self, change: Callable[[Connection], T]) -> T:
         with _said_plainly(self.place), self._engine.connect() as connection:
             connection.execution_options(onboarding_writes=True)
             connection.begin()
@@ -175,7 +190,8 @@ def _said_plainly(place: str) -> Iterator[None]:
         raise  # a broken promise of ours, not the database's
     except (DBAPIError, NoConnectionFree) as error:
         detail = type(error.orig if isinstance(error, DBAPIError) else error).__name__
-        raise StoreUnavailable(
+        raised = StoreBusy if getattr(getattr(error, "orig", None), "sqlstate", None) in _GIVEN_UP else StoreUnavailable
+        raise raised(
             f"the ledger {place} cannot be used ({detail}): check ONBOARDING_LEDGER_URL, that the database runs, "
             "is not full and lets this user in."
         ) from None

@@ -25,7 +25,7 @@ def test_a_connection_lost_before_the_commit_wrote_nothing(postgres_bench: Bench
 
     def change(write: CaseWrite) -> None:
         applied(write.step(REGISTRATION))
-        pid = write.connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        pid = write.rows.connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
         bench.sql("SELECT pg_terminate_backend(:pid, 10000)", pid=pid)
         write.step(REGISTRATION).view()
 

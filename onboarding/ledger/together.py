@@ -1,0 +1,148 @@
+"""Work on many cases in one transaction: a commit costs the same for one write as for a hundred, and each fails alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from onboarding.clocks import boot_seconds
+from onboarding.errors import CaseContradicted
+from onboarding.keys import LedgerKey
+from onboarding.ledger import leasing
+from onboarding.ledger.claims import ClaimKey
+from onboarding.ledger.columns import Row
+from onboarding.ledger.leasing import Runner
+from onboarding.ledger.opening import Addresses
+from onboarding.ledger.rows import Rows
+from onboarding.ledger.states import StepName
+from onboarding.ledger.store import CommitUnknown, Store
+from onboarding.ledger.writes import CaseWrite, Lease
+
+T = TypeVar("T")
+Clock = tuple[str, float]
+_SKIPPED: Final = object()
+"""Another transaction holds the case's row: the part is done alone, where waiting for it keeps nobody else up."""
+
+
+@dataclass(frozen=True)
+class Taking:
+    """A wish for a case's lease. Its result is the lease, or who has it, or why the case cannot be worked."""
+
+    case_id: str
+    runner: Runner
+    addresses: Addresses
+    retry: bool = False
+    claims: Sequence[ClaimKey] = ()
+
+    def forget(self) -> None:
+        """Nothing is remembered of a case that is not leased."""
+
+
+@dataclass(frozen=True)
+class Fenced(Generic[T]):
+    """A write to a leased case. Its result is what ``change`` returns, which may be run more than once before it counts."""
+
+    lease: Lease
+    change: Callable[[CaseWrite], T]
+    claims: Sequence[ClaimKey] = ()
+
+    @property
+    def case_id(self) -> str:
+        """The case that is written."""
+        return self.lease.case_id
+
+    def forget(self) -> None:
+        """It is not known what was written: the case's steps are read again next time."""
+        self.lease.steps.clear()
+
+
+def work_together(store: Store, key: LedgerKey, works: Sequence[Taking | Fenced[Any]]) -> list[Any]:
+    """Do all of it in one transaction, in this order. Returns for each its result, or the exception to raise.
+
+    What one case's part raises is its own: nothing of that part is written. When the transaction as a whole cannot be
+    done, each part is tried alone, so that what is wrong with one (a row that somebody else holds) does not fail the rest.
+    """
+    try:
+        done = _in_one(store, key, works)
+    except CommitUnknown as error:
+        for work in works:
+            work.forget()
+        return [CommitUnknown(str(error)) for _ in works]
+    except Exception as error:  # noqa: BLE001 - whatever it was, it is handed to whom it belongs
+        if len(works) == 1:
+            return [error]
+        done = [_SKIPPED] * len(works)
+    return [
+        work_together(store, key, [work])[0] if one is _SKIPPED else one for work, one in zip(works, done, strict=True)
+    ]
+
+
+def _in_one(store: Store, key: LedgerKey, works: Sequence[Taking | Fenced[Any]]) -> list[Any]:
+    before = boot_seconds()
+
+    def change(connection: Connection) -> list[_Part]:
+        if any(isinstance(work, Taking) for work in works):
+            leasing.check_schema(connection)
+        rows = Rows(
+            connection,
+            cases=[work.case_id for work in works],
+            claims=[(claim.kind.value, claim.key) for work in works for claim in work.claims],
+            skip_locked=len(works) > 1,
+        )
+        clock = store.clock(connection)
+        parts = [_part(rows, key, clock, work, alone=len(works) == 1) for work in works]
+        rows.write()
+        return parts
+
+    parts = store.write(change)
+    for part in parts:
+        if part.lease is not None:  # a write's, as this commit left it
+            part.lease.valid_until = before + part.left_s
+            part.lease.steps |= part.steps
+    return [part.result for part in parts]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one part of the transaction came to."""
+
+    result: Any
+    lease: Lease | None = None
+    left_s: float = 0.0
+    steps: Mapping[StepName, Row] = field(default_factory=dict)
+
+
+def _part(rows: Rows, key: LedgerKey, clock: Clock, work: Taking | Fenced[Any], *, alone: bool) -> _Part:
+    if rows.skipped(work.case_id):
+        return _Part(_SKIPPED)
+    try:
+        return _take(rows, key, clock, work) if isinstance(work, Taking) else _write(rows, key, clock, work)
+    except SQLAlchemyError:
+        raise  # the whole transaction's
+    except Exception as error:
+        if alone:
+            raise
+        return _Part(error)
+
+
+def _take(rows: Rows, key: LedgerKey, clock: Clock, work: Taking) -> _Part:
+    taken = leasing.take(rows, key, clock, work.case_id, work.runner, work.addresses, retry=work.retry)
+    return _Part(taken, taken, taken.seconds, taken.steps) if isinstance(taken, Lease) else _Part(taken)
+
+
+def _write(rows: Rows, key: LedgerKey, clock: Clock, work: Fenced[Any]) -> _Part:
+    write = CaseWrite.begin(rows, key, clock, work.lease)
+    if leasing.contradiction(write):
+        write.contradict(leasing.LATE_ANSWER)
+        write.end()
+        return _Part(
+            CaseContradicted(
+                f"case {work.case_id}: an answer that came late says otherwise than the ledger; nothing more is sent. "
+                f"Look at 'onboard show {work.case_id}' and at the other system, then decide."
+            )
+        )
+    result = work.change(write)
+    write.end()
+    return _Part(result, work.lease, write.lease_left_s, write.step_rows())
