@@ -1,102 +1,24 @@
 """The auditor: judges what happened from the vendors' side, never from the ledger alone.
 
 It holds the sandbox's effect log and request journal against the ledger's cases and trails. Every rule is a function from
-evidence to sentences; no sentence means that the rule holds. Times of both sides are UTC of one machine.
+evidence to sentences; no sentence means that the rule holds.
 """
 
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
-from onboarding.identifiers import same_id
-from onboarding.intake import IntakeRequest
-from onboarding.ledger.ledger import Ledger
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
-from onboarding.ledger.views import CaseView, EventView
-from vendor_sandbox import SandboxControl
-from vendor_sandbox.dnd_exceptions import content_sha256, read_exception
+from onboarding.ledger.views import EventView
+from tests.crash.evidence import EFFECT_OF, SENDING, Evidence, Limits, gather, is_about, moment, thing
+from tests.crash.lateness import applications, applied_late
+
+__all__ = ["DUPLICATES", "RULES", "Evidence", "Limits", "applied_late", "audit", "gather"]
 
 GUARD_LASTS_S: Final = 60.0
 ASKED_FOR_CODE: Final = "ASKING_FOR_ACCESS_CODE"
 DONE_KINDS: Final = frozenset({"step_applied", "step_found", "step_decided_applied"})
 LEAVING: Final = frozenset({"case_waiting", "case_finished", "case_attention", "case_contradicted", "case_cancelled"})
-EFFECT_OF: Final = {
-    StepName.REGISTRATION: "registration_updated",
-    StepName.DEVICE: "device_registered",
-    StepName.DND_EXCEPTION: "dnd_exception_created",
-}
-SENDING: Final = {
-    StepName.REGISTRATION: "update_registration",
-    StepName.DEVICE: "register_device",
-    StepName.DND_EXCEPTION: "create_exception",
-}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How often something may be tried, as the settings say."""
-
-    sends: int = 4
-    probes: int = 8
-    idle_takings: int = 60
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What is judged.
-
-    Attributes:
-        effects: the effect log, in order.
-        requests: the request journal, in order.
-        cases, trails, asked: each case as it stands, its trail, what it asks for; by case id.
-        broken: what the ledger's key says of each trail.
-        snapshots: trails as they were read earlier.
-        rolled_back: inventory ids and when (the sandbox's monotonic clock) their dispensation was rolled back.
-        settled: whether faults have stopped and everything had time to come to rest.
-        for_a_person: reason codes with which a case may be left to a person.
-    """
-
-    effects: Sequence[Mapping[str, Any]]
-    requests: Sequence[Mapping[str, Any]]
-    cases: Mapping[str, CaseView]
-    trails: Mapping[str, Sequence[EventView]]
-    asked: Mapping[str, IntakeRequest]
-    broken: Mapping[str, Sequence[str]]
-    snapshots: Sequence[Mapping[str, Sequence[EventView]]] = ()
-    rolled_back: Sequence[tuple[str, float]] = ()
-    limits: Limits = field(default_factory=Limits)
-    settled: bool = True
-    for_a_person: frozenset[str] = frozenset()
-
-    def effects_of(self, case_id: str, step: StepName) -> list[Mapping[str, Any]]:
-        """The effects on what this case's step is about."""
-        return [entry for entry in self.effects if _is_about(entry, self.asked[case_id], step)]
-
-    def sends_of(self, case_id: str, call: str) -> list[Mapping[str, Any]]:
-        """The requests of a call about this case's registration or device; a 401 says that one was not taken."""
-        return [
-            entry
-            for entry in self.requests
-            if entry["call"] == call and entry["status"] != 401 and _path_is_about(entry["path"], call, self, case_id)
-        ]
-
-
-def gather(ledger: Ledger, control: SandboxControl, effect_log: Path, **known: Any) -> Evidence:
-    """Read everything there is; ``known`` are the other attributes of ``Evidence``."""
-    cases = {case.id: case for case in ledger.cases()}
-    return Evidence(
-        effects=[json.loads(line) for line in effect_log.read_bytes().splitlines()] if effect_log.exists() else [],
-        requests=control.requests(),
-        cases=cases,
-        trails={case_id: ledger.events(case_id) for case_id in cases},
-        asked={case_id: ledger.request(case_id) for case_id in cases},
-        broken={case_id: ledger.trail_problems(case_id) for case_id in cases},
-        **known,
-    )
 
 
 def audit(evidence: Evidence) -> list[str]:
@@ -105,41 +27,39 @@ def audit(evidence: Evidence) -> list[str]:
 
 
 def no_effect_twice(evidence: Evidence) -> Iterator[str]:
-    """Each registration is updated once, each device registered once; an access code is asked for only in doubt."""
-    counted = Counter(
-        (entry["effect"], json.dumps(_thing(entry), sort_keys=True))
-        for entry in evidence.effects
-        if entry["effect"] in (*EFFECT_OF.values(), "participants_merged")
-    )
-    for (effect, thing), count in counted.items():
-        if count > 1 and effect != "dnd_exception_created":
-            yield f"{effect} happened {count} times to {thing}"
+    """Each registration is updated once, each device registered once."""
+    for applied in applications(evidence):
+        if applied.effect != "dnd_exception_created" and applied.repetitions():
+            yield f"{applied.effect} happened {len(applied.times)} times to {applied.thing}"
 
 
 def one_exception_per_content(evidence: Evidence) -> Iterator[str]:
     """However many subjects ask for it, an exception's content exists once."""
-    contents = Counter(
-        (entry["key"]["study_id"], entry["key"]["mode"], entry["key"]["content_sha256"])
-        for entry in evidence.effects
-        if entry["effect"] == "dnd_exception_created"
-    )
-    yield from (f"content {content} was created {count} times" for content, count in contents.items() if count > 1)
+    for applied in applications(evidence):
+        if applied.effect == "dnd_exception_created" and applied.repetitions():
+            yield f"content {applied.thing['content_sha256']} was created {len(applied.times)} times"
 
 
 def nothing_unasked(evidence: Evidence) -> Iterator[str]:
     """Nothing happened to anything that no case is about, and nothing was undone."""
     kinds: dict[str, StepName] = {effect: step for step, effect in EFFECT_OF.items()}
-    kinds["access_code_issued"] = StepName.DEVICE
+    kinds |= {"access_code_issued": StepName.DEVICE, "participants_merged": StepName.REGISTRATION}
     for entry in evidence.effects:
         step = kinds.get(entry["effect"])
+        about = [asked for asked in evidence.asked.values() if step and is_about(entry, asked, step, any_effect=True)]
         if step is None:
             yield f"{entry['effect']} is no effect that any step asks for"
-        elif not any(_is_about(entry, asked, step, any_effect=True) for asked in evidence.asked.values()):
-            yield f"{entry['effect']} happened to {_thing(entry)}, which no case is about"
+        elif not about:
+            yield f"{entry['effect']} happened to {thing(entry)}, which no case is about"
+        elif entry["effect"] == "participants_merged" and not any(
+            asked.registration is not None and asked.registration.allow_merge for asked in about
+        ):
+            yield f"{entry['effect']} happened to {thing(entry)}, which no case allowed"
 
 
 def none_lost(evidence: Evidence) -> Iterator[str]:
     """Each case is done, waits with a time, or is left to a person with a reason; the ledger and the vendors agree."""
+    late = {applied.entry["n"] for applied in applied_late(evidence)}
     for case in evidence.cases.values():
         if case.status is CaseStatus.READY and case.due_at is None and not case.blocked and case.lease_left_s <= 0:
             yield f"case {case.id} waits for nothing"
@@ -150,7 +70,8 @@ def none_lost(evidence: Evidence) -> Iterator[str]:
             if status is StepStatus.DONE and not happened and not _stood_before(evidence.trails[case.id], name):
                 yield f"case {case.id} says that {name} is done, but there is no {effect}"
             unknowing = status in (StepStatus.PENDING, StepStatus.REFUSED, StepStatus.NOT_REQUESTED)
-            if evidence.settled and happened and unknowing and name is not StepName.DND_EXCEPTION:
+            known_in_time = any(entry["n"] not in late for entry in happened)
+            if evidence.settled and known_in_time and unknowing and name is not StepName.DND_EXCEPTION:
                 yield f"case {case.id} says that {name} is {status}, but there is {effect}"
         if case.status is CaseStatus.DONE and any(
             step.status not in (StepStatus.DONE, StepStatus.NOT_REQUESTED) for step in case.steps.values()
@@ -205,7 +126,7 @@ def intents_are_older(evidence: Evidence) -> Iterator[str]:
         for step in (StepName.REGISTRATION, StepName.DEVICE):
             intents = [event for event in trail if event.kind == "step_intent" and event.step == step]
             for entry in evidence.effects_of(case_id, step):
-                if not any(event.at <= _at(entry) for event in intents):
+                if not any(event.at <= moment(entry) for event in intents):
                     yield f"case {case_id}: {entry['effect']} has no older intent"
             yield from _unbacked(evidence, case_id, SENDING[step], intents)
         probes = [event for event in trail if event.code == ASKED_FOR_CODE]
@@ -218,7 +139,7 @@ def intents_are_older(evidence: Evidence) -> Iterator[str]:
         if event.kind == "step_intent" and event.step == StepName.DND_EXCEPTION
     )
     for number, entry in enumerate(created, start=1):
-        if sum(at <= _at(entry) for at in intended) < number:
+        if sum(at <= moment(entry) for at in intended) < number:
             yield f"request {entry['n']} created an exception beyond what was intended"
 
 
@@ -227,7 +148,7 @@ def _unbacked(evidence: Evidence, case_id: str, call: str, intents: Sequence[Eve
     trail = evidence.trails[case_id]
     used: Counter[int] = Counter()
     for entry in evidence.sends_of(case_id, call):
-        at = _at(entry)
+        at = moment(entry)
         taken = [event for event in trail if event.kind == "lease_taken" and event.at <= at]
         if not taken:
             yield f"case {case_id}: request {entry['n']} ({call}) was sent before any lease"
@@ -288,40 +209,6 @@ RULES: Final[Sequence[Callable[[Evidence], Iterator[str]]]] = (
 DUPLICATES: Final = frozenset({"no_effect_twice", "one_exception_per_content"})
 
 
-def _thing(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What an effect happened to."""
-    names = {"registration_updated": ("registration_id",), "dnd_exception_created": ("content_sha256",)}
-    key: Mapping[str, Any] = entry["key"]
-    chosen = names.get(entry["effect"], ("inventory_id", "registration_id", "participant_id"))
-    return {name: key[name] for name in chosen if name in key}
-
-
-def _is_about(entry: Mapping[str, Any], asked: IntakeRequest, step: StepName, *, any_effect: bool = False) -> bool:
-    if not any_effect and entry["effect"] != EFFECT_OF.get(step):
-        return False
-    key = entry["key"]
-    if step is StepName.REGISTRATION:
-        return asked.registration is not None and key.get("registration_id") == asked.registration.id
-    if step is StepName.DEVICE:
-        return asked.device is not None and same_id(str(key.get("inventory_id")), asked.device.inventory_id)
-    section = asked.dnd_exception
-    return section is not None and key.get("content_sha256") == content_sha256(read_exception(_plain(section.body())))
-
-
-def _plain(body: Mapping[str, Any]) -> dict[str, Any]:
-    """As it goes on the wire, where numbers are plain."""
-    read: dict[str, Any] = json.loads(json.dumps(body, default=float))
-    return read
-
-
-def _path_is_about(path: str, call: str, evidence: Evidence, case_id: str) -> bool:
-    asked = evidence.asked[case_id]
-    if call == "update_registration":
-        return asked.registration is not None and path.endswith(f"/{asked.registration.id}")
-    # No two cases of one subject ask for different devices in these tests, and a device's path names its subject.
-    return asked.device is not None and f"/{asked.subject.subject_id}/" in path
-
-
 def _stood_before(trail: Sequence[EventView], step: StepName) -> bool:
     """Whether it was found as asked for, or a person said that it was, without anything having been sent by this case."""
     mine = [event for event in trail if event.step == step]
@@ -329,7 +216,3 @@ def _stood_before(trail: Sequence[EventView], step: StepName) -> bool:
     return decided or (
         any(event.kind == "step_found" for event in mine) and not any(event.kind == "step_intent" for event in mine)
     )
-
-
-def _at(entry: Mapping[str, Any]) -> datetime:
-    return datetime.fromisoformat(entry["at"])

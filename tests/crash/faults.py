@@ -19,6 +19,8 @@ class Fault:
         return " ".join([self.call, self.kind, *(f"{name}={value}" for name, value in self.rule.items())])
 
 
+SLOW_S: Final = 0.85
+"""A delay just beyond the request's deadline (``points.SETTINGS``), with almost a second of its quiet time to spare."""
 READS_AND_LOGINS: Final[list[tuple[str, dict[str, Any]]]] = [
     ("cut", {"when": "before"}),
     ("server_error", {"when": "before", "status": 500}),
@@ -26,7 +28,7 @@ READS_AND_LOGINS: Final[list[tuple[str, dict[str, Any]]]] = [
     ("proxy_page", {"when": "before", "status": 502}),
     ("truncate", {"when": "after"}),
     ("wrong_body", {"when": "after", "variant": "invalid_json"}),
-    ("delay", {"when": "before", "seconds": 0.85}),
+    ("delay", {"when": "before", "seconds": SLOW_S}),
 ]
 EFFECTS: Final[list[tuple[str, dict[str, Any]]]] = [
     *READS_AND_LOGINS,
@@ -37,7 +39,7 @@ EFFECTS: Final[list[tuple[str, dict[str, Any]]]] = [
     ("empty", {"when": "before"}),
     ("empty", {"when": "after"}),
     ("redirect", {"when": "before"}),
-    ("delay", {"when": "after", "seconds": 0.85}),
+    ("delay", {"when": "after", "seconds": SLOW_S}),
     ("expire_token", {}),
 ]
 EFFECT_CALLS: Final = ("update_registration", "register_device", "create_exception")

@@ -74,14 +74,16 @@ async def _work(bench: Workbench, case_id: str) -> str:
 
 async def _watch(bench: Workbench) -> str:
     last = "Idle"
-    while await bench.in_thread(lambda: bench.ledger.cases(statuses=[CaseStatus.READY], limit=1)):
-        for case_id in await bench.find_due(10):
+    while True:
+        due = await bench.find_due(10)
+        for case_id in due:
             try:
                 last = await _work(bench, case_id)
             except OnboardingError as error:  # one case's end is not the runner's
                 last = type(error).__name__
+        if not due and not await bench.in_thread(lambda: bench.ledger.cases(statuses=[CaseStatus.READY], limit=1)):
+            return last
         await asyncio.sleep(_LOOK_S)
-    return last
 
 
 def be_runner(job: Job, report: int) -> None:

@@ -21,18 +21,22 @@ from tests.support.requests import INVENTORY_ID, example
 LATER: Final = timedelta(days=1)
 
 
-@pytest.fixture(scope="module")
-def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+def onboarded(folder: Path) -> Evidence:
     """What there is after two cases that share an exception were onboarded, one of them through a doubt and its probe."""
 
-    async def onboarded() -> Evidence:
-        async with laboratory(tmp_path_factory.mktemp("judged"), **SETTINGS) as lab:
+    async def onboard() -> Evidence:
+        async with laboratory(folder, **SETTINGS) as lab:
             lab.fault("register_device", "cut", when="after")
             for request in (example(), cloud_to_cloud()):
                 await lab.onboard(request)
             return await judged(lab)
 
-    return asyncio.run(onboarded())
+    return asyncio.run(onboard())
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    return onboarded(tmp_path_factory.mktemp("judged"))
 
 
 def test_nothing_is_found_where_all_is_well(evidence: Evidence) -> None:
@@ -164,6 +168,10 @@ def swapped(effects: list[dict[str, Any]]) -> None:
     first["n"], second["n"] = second["n"], first["n"]
 
 
+def merged(effects: list[dict[str, Any]]) -> None:
+    effects.append({**find(effects, effect="registration_updated"), "effect": "participants_merged", "n": 99})
+
+
 def stranger(effects: list[dict[str, Any]]) -> None:
     entry = find(effects, effect="registration_updated")
     effects.append({**entry, "key": {**entry["key"], "registration_id": 7}})
@@ -192,6 +200,7 @@ PLANTED: Final[list[tuple[str, str, Plant]]] = [
         "nothing_unasked",
         with_effects(lambda effects: effects.append({**effects[0], "effect": "device_deregistered"})),
     ),
+    ("a merge that nobody allowed", "nothing_unasked", with_effects(merged)),
     ("a registration done without its effect", "none_lost", without("registration_updated")),
     ("a device done without its effect", "none_lost", without("device_registered")),
     ("an effect that the ledger denies", "none_lost", with_step(StepName.DEVICE, marked(StepStatus.REFUSED))),
