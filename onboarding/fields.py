@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import cache
 from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import (
@@ -43,6 +44,9 @@ _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _WHOLE_NUMBER: Final = re.compile(r"[0-9]{1,19}")
 _DECIMAL_NUMBER: Final = re.compile(r"[0-9]{1,5}(?:\.[0-9]+)?")
 _COUNTRY: Final = re.compile(r"[A-Za-z]{2}")
+
+_camel_case: Final = cache(to_camel)  # there are few field names, and a batch spells them for every subject
+_COMPACT: Final = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
 
 # Control characters, lone surrogates and the separators that start a new line: none belongs into a field of one line.
 _NOT_IN_A_LINE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -118,7 +122,7 @@ class Section(BaseModel):
     def vendor_json(self) -> dict[str, Any]:
         """The given fields as JSON values under the vendor's names; dates as ``yyyy-MM-dd``."""
         return {
-            self.vendor_spellings.get(name, to_camel(name)): _vendor_value(getattr(self, name)) for name in self.given()
+            self.vendor_spellings.get(name) or _camel_case(name): _vendor_value(getattr(self, name)) for name in self.given()
         }
 
     @model_serializer(mode="wrap")
@@ -130,7 +134,7 @@ class Section(BaseModel):
 
 def compact_json(value: object) -> str:
     """JSON without spaces and with sorted keys: the same text for the same value."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
+    return _COMPACT.encode(value)
 
 
 def _vendor_value(value: object) -> object:

@@ -4,8 +4,9 @@ Field names are ours; the vendors' camelCase spellings are taken too. Sources: v
 ("Update Registration") and of Oracle Clinical One ("Registers an mHealth device", "Create DND Exception").
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
@@ -24,6 +25,8 @@ __all__ = [
     "SubjectSection",
     "VisitDnd",
     "canonical_json",
+    "canonical_sections",
+    "joined_sections",
     "normalised_dnd_exception",
     "section_json",
 ]
@@ -265,8 +268,17 @@ def canonical_json(request: OnboardingRequest) -> bytes:
     Only keys that say something are in it, and the order of keys and of lists makes no difference. It may hold
     personal data, if the request does.
     """
-    sections = {name: _canonical(getattr(request, name)) for name in type(request).model_fields}
-    return compact_json(sections).encode()
+    return joined_sections(canonical_sections(request))
+
+
+def canonical_sections(request: OnboardingRequest) -> dict[str, bytes]:
+    """Every section as ``section_json`` gives it, by name."""
+    return {name: section_json(request, name) for name in get_args(SectionName)}
+
+
+def joined_sections(sections: Mapping[str, bytes]) -> bytes:
+    """``canonical_json`` of the request with these sections."""
+    return b"{" + b",".join(b'"%b":%b' % (name.encode(), sections[name]) for name in sorted(sections)) + b"}"
 
 
 def section_json(request: OnboardingRequest, section: SectionName) -> bytes:

@@ -2,8 +2,9 @@
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, insert, select, update
@@ -14,7 +15,7 @@ from onboarding.errors import RequestConflict
 from onboarding.keys import LedgerKey
 from onboarding.ledger import trail
 from onboarding.ledger.claims import claim_key, give_back_claims
-from onboarding.ledger.columns import CASES, NO_INTENT, STEPS, Row, all_rows, maybe_row, one_row
+from onboarding.ledger.columns import CASES, EVENTS, NO_INTENT, STEPS, Row, all_rows, maybe_row, one_row
 from onboarding.ledger.states import (
     CaseEvent,
     CaseStatus,
@@ -24,10 +25,11 @@ from onboarding.ledger.states import (
     next_case_status,
     next_step_status,
 )
-from onboarding.request import OnboardingRequest, canonical_json, section_json
+from onboarding.request import OnboardingRequest, canonical_sections, joined_sections
 
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's: no letter looks like a digit
 _ID_LENGTH: Final = 12
+_NO_DEVICE: Final = "-"
 STEPS_OF_SECTION: Final[Mapping[str, tuple[StepName, ...]]] = {
     "registration": (StepName.REGISTRATION,),
     "device": (StepName.DISPENSATION, StepName.DEVICE),
@@ -66,14 +68,50 @@ def business_key(request: OnboardingRequest) -> str:
     """Study, mode, subject and device (or none): what makes two requests the same onboarding."""
     subject = request.subject
     return claim_key(
-        subject.study_id, subject.mode, subject.subject_id, request.device.inventory_id if request.device else "-"
+        subject.study_id,
+        subject.mode,
+        subject.subject_id,
+        request.device.inventory_id if request.device else _NO_DEVICE,
     )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request made ready to be a case: encrypted for ``case_id`` (new), its digests keyed. Nothing of it is readable."""
+
+    case_id: str
+    business_key: str
+    request_sealed: bytes
+    request_digest: str
+    section_digests: Mapping[str, str]
+
+
+def prepare(key: LedgerKey, request: OnboardingRequest) -> Prepared:
+    """Digest and encrypt a request; nothing is read or written."""
+    case_id = new_id()
+    sections = canonical_sections(request)
+    return Prepared(
+        case_id=case_id,
+        business_key=business_key(request),
+        request_sealed=key.encrypt(stored_json(request), request_place(case_id)),
+        request_digest=key.digest("request", joined_sections(sections).decode()),
+        section_digests={
+            name: key.digest("section", name, sections[name].decode())
+            for name in STEPS_OF_SECTION
+            if getattr(request, name) is not None
+        },
+    )
+
+
+def new_id() -> str:
+    """A random id that people can read out."""
+    return "".join(_ALPHABET[byte % len(_ALPHABET)] for byte in secrets.token_bytes(_ID_LENGTH))
 
 
 def open_case(
     connection: Connection,
     key: LedgerKey,
-    request: OnboardingRequest,
+    request: OnboardingRequest | Prepared,
     addresses: Addresses,
     *,
     actor: str,
@@ -83,29 +121,26 @@ def open_case(
     draft: bool = False,
 ) -> Opened:
     """Find or make the request's case, in one transaction; raises ``RequestConflict``."""
-    digests = _section_digests(key, request)
-    digest = key.digest("request", canonical_json(request).decode())
-    existing = _live_case(connection, business_key(request))
+    prepared = request if isinstance(request, Prepared) else prepare(key, request)
+    existing = _live_case(connection, prepared.business_key)
     if existing is None:
-        case_id = _insert(connection, key, request, addresses, actor, digest, digests, batch_id, draft=draft)
-        if case_id is not None:
-            return Opened(case_id, created=True)
-        existing = _live_case(connection, business_key(request))  # another runner was first
+        if insert_cases(connection, key, [prepared], addresses, actor=actor, batch_id=batch_id, draft=draft):
+            return Opened(prepared.case_id, created=True)
+        existing = _live_case(connection, prepared.business_key)  # another runner was first
         assert existing is not None, "a live case with this business key stands"
-    if existing["request_digest"] == digest:
+    if existing["request_digest"] == prepared.request_digest:
         return Opened(existing["id"], created=False)
-    changed = [name for name in STEPS_OF_SECTION if existing["section_digests"].get(name) != digests.get(name)]
-    _refuse_conflict(connection, existing, changed, epoch, seconds)
-    _replace(connection, key, existing, request, digest, digests, changed, actor)
+    changed = changed_sections(existing, prepared)
+    refuse_conflict(connection, existing, changed, epoch, seconds)
+    _replace(connection, key, existing, prepared, changed, actor)
     return Opened(existing["id"], created=False, replaced=tuple(changed))
 
 
-def _section_digests(key: LedgerKey, request: OnboardingRequest) -> dict[str, str]:
-    return {
-        name: key.digest("section", name, section_json(request, name).decode())  # type: ignore[arg-type]
-        for name in STEPS_OF_SECTION
-        if getattr(request, name) is not None
-    }
+def changed_sections(case: Mapping[str, Any], prepared: Prepared) -> list[str]:
+    """Which sections of the prepared request differ from the case's."""
+    return [
+        name for name in STEPS_OF_SECTION if case["section_digests"].get(name) != prepared.section_digests.get(name)
+    ]
 
 
 def _live_case(connection: Connection, wanted: str) -> Row | None:
@@ -115,35 +150,52 @@ def _live_case(connection: Connection, wanted: str) -> Row | None:
     return maybe_row(connection.execute(query))
 
 
-def _insert(
+def insert_cases(
     connection: Connection,
     key: LedgerKey,
-    request: OnboardingRequest,
+    wanted: Sequence[Prepared],
     addresses: Addresses,
-    actor: str,
-    digest: str,
-    digests: dict[str, str],
-    batch_id: str | None,
     *,
-    draft: bool,
-) -> str | None:
-    case_id = "".join(secrets.choice(_ALPHABET) for _ in range(_ID_LENGTH))
+    actor: str,
+    batch_id: str | None = None,
+    draft: bool = False,
+) -> set[str]:
+    """Make the cases of those requests that have none yet; returns their ids. The index lets one in per business key."""
     now = utc_now()
-    subject = request.subject
     upsert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(CASES)
-    values: dict[str, Any] = {
-        "id": case_id,
-        "business_key": business_key(request),
-        "study_id": subject.study_id,
-        "mode": str(subject.mode),
-        "subject_id": subject.subject_id,
-        "inventory_id": request.device.inventory_id if request.device else None,
-        "request_sealed": key.encrypt(stored_json(request), request_place(case_id)),
-        "request_digest": digest,
-        "section_digests": digests,
+    cases: list[Row] = []
+    events: dict[str, Row] = {}
+    for each in wanted:
+        batch = {} if batch_id is None else {"batch": batch_id}
+        entry = trail.Entry(now, actor, "case_opened", detail={"sections": sorted(each.section_digests), **batch})
+        events[each.case_id], seal = trail.sealed(key, each.case_id, 1, "", entry)
+        case = _case_values(each, addresses, now, draft=draft)
+        cases.append({**case, "batch_id": batch_id, "trail_sequence": 1, "trail_seal": seal})
+    connection.execute(upsert.on_conflict_do_nothing(), cases)
+    found = connection.execute(
+        select(CASES.c.id).where(CASES.c.id.in_(list(events)))
+    )  # not every driver counts inserts
+    made = set(found.scalars())
+    if made:
+        connection.execute(insert(EVENTS), [events[case_id] for case_id in events if case_id in made])
+        connection.execute(insert(STEPS), [row for each in wanted if each.case_id in made for row in _steps(each, now)])
+    return made
+
+
+def _case_values(prepared: Prepared, addresses: Addresses, now: datetime, *, draft: bool) -> Row:
+    study_id, mode, subject_id, inventory_id = json.loads(prepared.business_key)
+    return {
+        "id": prepared.case_id,
+        "business_key": prepared.business_key,
+        "study_id": study_id,
+        "mode": mode,
+        "subject_id": subject_id,
+        "inventory_id": None if inventory_id == _NO_DEVICE else inventory_id,
+        "request_sealed": prepared.request_sealed,
+        "request_digest": prepared.request_digest,
+        "section_digests": dict(prepared.section_digests),
         "openspecimen_address": addresses.openspecimen,
         "clinical_one_address": addresses.clinical_one,
-        "batch_id": batch_id,
         "status": (CaseStatus.DRAFT if draft else CaseStatus.READY).value,
         "due_at": now,
         "fence": 0,
@@ -151,37 +203,28 @@ def _insert(
         "idle_takings": 0,
         "created_at": now,
         "updated_at": now,
-        "trail_sequence": 1,
-    }
-    entry = trail.Entry(now, actor, "case_opened", detail={"sections": sorted(digests)})
-    # The index lets one live case in per business key; whoever comes second finds the first one's row.
-    made = upsert.values(**values, trail_seal="").on_conflict_do_nothing().returning(CASES.c.id)
-    if connection.execute(made).scalar_one_or_none() is None:  # psycopg does not count rows of an insert
-        return None
-    seal = trail.append(connection, key, case_id, 1, "", entry)
-    connection.execute(update(CASES).where(CASES.c.id == case_id).values(trail_seal=seal))
-    requested = {step for name in digests for step in STEPS_OF_SECTION[name]}
-    connection.execute(insert(STEPS), [_step_values(case_id, name, name in requested, now) for name in StepName])
-    return case_id
-
-
-def _step_values(case_id: str, name: StepName, requested: bool, now: Any) -> dict[str, Any]:
-    status = StepStatus.PENDING if requested else StepStatus.NOT_REQUESTED
-    return {
-        "case_id": case_id,
-        "name": name.value,
-        "status": status.value,
-        "attempts": 0,
-        "probes": 0,
-        "absences": 0,
-        "in_doubt": False,
-        "waits": 0,
-        "met_already_registered": False,
-        "updated_at": now,
     }
 
 
-def _refuse_conflict(connection: Connection, case: Row, changed: list[str], epoch: str, seconds: float) -> None:
+def _steps(prepared: Prepared, now: datetime) -> Iterator[Row]:
+    requested = {step for name in prepared.section_digests for step in STEPS_OF_SECTION[name]}
+    for name in StepName:
+        yield {
+            "case_id": prepared.case_id,
+            "name": name.value,
+            "status": (StepStatus.PENDING if name in requested else StepStatus.NOT_REQUESTED).value,
+            "attempts": 0,
+            "probes": 0,
+            "absences": 0,
+            "in_doubt": False,
+            "waits": 0,
+            "met_already_registered": False,
+            "updated_at": now,
+        }
+
+
+def refuse_conflict(connection: Connection, case: Row, changed: list[str], epoch: str, seconds: float) -> None:
+    """Raise ``RequestConflict`` if these sections of the case cannot be replaced as it stands."""
     if case["lease_owner"] is not None and case["lease_epoch"] == epoch and case["lease_until"] > seconds:
         raise RequestConflict(
             case["id"], changed, "a runner is working on the case right now; try again when it has ended"
@@ -211,15 +254,14 @@ def _replace(
     connection: Connection,
     key: LedgerKey,
     case: Row,
-    request: OnboardingRequest,
-    digest: str,
-    digests: dict[str, str],
+    prepared: Prepared,
     changed: list[str],
     actor: str,
 ) -> None:
     now = utc_now()
+    content = key.decrypt(prepared.request_sealed, request_place(prepared.case_id))
     for section in changed:
-        event = StepEvent.REQUESTED if section in digests else StepEvent.WITHDRAWN
+        event = StepEvent.REQUESTED if section in prepared.section_digests else StepEvent.WITHDRAWN
         for name in STEPS_OF_SECTION[section]:
             row = one_row(connection.execute(select(STEPS).where(STEPS.c.case_id == case["id"], STEPS.c.name == name)))
             values: dict[str, Any] = {
@@ -247,9 +289,9 @@ def _replace(
         update(CASES)
         .where(CASES.c.id == case["id"])
         .values(
-            request_sealed=key.encrypt(stored_json(request), request_place(case["id"])),
-            request_digest=digest,
-            section_digests=digests,
+            request_sealed=key.encrypt(content, request_place(case["id"])),
+            request_digest=prepared.request_digest,
+            section_digests=dict(prepared.section_digests),
             status=next_case_status(CaseStatus(case["status"]), CaseEvent.REPLACED).value,
             reason=None,
             due_at=now,
