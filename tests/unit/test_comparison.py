@@ -50,7 +50,8 @@ def test_what_names_the_registration_or_its_protocol_is_not_compared() -> None:
 
 
 def test_a_path_that_does_not_stand_is_blank() -> None:
-    for stands in ({}, {"participant": None}, {"participant": {}}, {"participant": "Ada"}):
+    ways: list[dict[str, Any]] = [{}, {"participant": None}, {"participant": {}}, {"participant": "Ada"}]
+    for stands in ways:
         paths = {"participant.firstName": "Ada"}
         assert standing_content(paths, stands, NEW_YORK) == {"participant.firstName": ""}
 
