@@ -8,6 +8,7 @@ what they are about to do.
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Final, TypeVar
@@ -60,7 +61,8 @@ class Boundaries:
         if self._trouble is Trouble.KILL:
             os.kill(os.getpid(), signal.SIGKILL)
         elif self._trouble is Trouble.STOP:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # To this very thread: sent to the process, another one may take it while this one goes on for a while.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         elif connection is not None and self._trouble is Trouble.FULL:
             connection.exec_driver_sql("PRAGMA max_page_count = 1")  # as few as there are
         elif connection is not None:

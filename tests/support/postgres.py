@@ -8,10 +8,12 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +21,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from tests.support.processes import Account, free_port, running_server
+from tests.support.processes import Account, Server, free_port, running_server
 
 _READY = "database system is ready to accept connections"
 _COMMAND_TIMEOUT_S = 120
@@ -137,9 +139,27 @@ def _initialise(binaries: Path, account: Account, folder: Path, password: str) -
     return data
 
 
+@dataclass(frozen=True)
+class _Cluster:
+    """A cluster that was made and can be served, any number of times, with ``command``."""
+
+    port: int
+    password: str = field(repr=False)
+    command: list[str]
+    folder: Path
+    account: Account
+
+    @contextmanager
+    def served(self) -> Iterator[Server]:
+        """A server of it, ready."""
+        with running_server(
+            self.command, ready_line=_READY, folder=self.folder, environment=_ENVIRONMENT, account=self.account
+        ) as server:
+            yield server
+
+
 @contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
-    """Runs a server of its own for the duration of the block and leaves nothing behind."""
+def _made_cluster() -> Iterator[_Cluster]:
     account = _unprivileged_account()
     folder = _temporary_folder(account)
     password = secrets.token_urlsafe(24)
@@ -151,9 +171,53 @@ def running_postgres() -> Iterator[PostgresServer]:
         # Durable as in production (fsync and synchronous_commit stay on), so that the tests see what a ledger would.
         for setting in ("fsync=on", "synchronous_commit=on", "max_connections=200", "timezone=UTC"):
             command += ["-c", setting]
-        with running_server(
-            command, ready_line=_READY, folder=folder, environment=_ENVIRONMENT, account=account
-        ) as server:
-            yield PostgresServer(port, server.process.pid, password)
+        yield _Cluster(port, password, command, folder, account)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def running_postgres() -> Iterator[PostgresServer]:
+    """Runs a server of its own for the duration of the block and leaves nothing behind."""
+    with _made_cluster() as cluster, cluster.served() as server:
+        yield PostgresServer(cluster.port, server.process.pid, cluster.password)
+
+
+class StoppablePostgres:
+    """A server that a test stops and starts again, on the same port and data. Build it with ``stoppable_postgres``."""
+
+    def __init__(self, cluster: _Cluster, stack: ExitStack) -> None:
+        self._cluster = cluster
+        self._stack = stack
+        self._process: subprocess.Popen[str]
+        self.start()
+
+    @property
+    def server(self) -> PostgresServer:
+        """The server that runs now."""
+        return PostgresServer(self._cluster.port, self._process.pid, self._cluster.password)
+
+    def stop_immediately(self) -> None:
+        """As ``pg_ctl stop -m immediate``, which sends this signal: no shutdown, recovery at the next start."""
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(_COMMAND_TIMEOUT_S)
+        self._stack.close()
+
+    def start(self) -> None:
+        """Ready when this returns. Call it from a thread that lives on: the server ends with it."""
+        self._process = self._stack.enter_context(self._cluster.served()).process
+
+    def end_connections(self, database: str) -> int:
+        """End every connection to a database, wherever its transaction is; returns how many there were."""
+        with psycopg.connect(self.server.admin_dsn, autocommit=True) as connection:
+            ended = connection.execute(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = %s", (database,)
+            )
+            return len(ended.fetchall())
+
+
+@contextmanager
+def stoppable_postgres() -> Iterator[StoppablePostgres]:
+    """Like ``running_postgres``, for tests that stop the server meanwhile."""
+    with _made_cluster() as cluster, ExitStack() as stack:
+        yield StoppablePostgres(cluster, stack)
