@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Only Python, make and a network are needed.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-test demo test acceptance crash crash-all lint format lock clean
+.PHONY: help setup setup-test demo test acceptance crash crash-all setup-bench bench lint format lock clean
 
 BIN := .venv/bin
 CLEAN := sh scripts/clean_env.sh
@@ -35,6 +35,12 @@ crash: setup-test ## kill runners at random: KILLS=5000 SEED=1, ARGS=--postgres 
 crash-all: setup-test ## kill a runner at every boundary after every fault, and twice: lasts for hours
 	@$(CLEAN) env CRASH_ALL=1 $(BIN)/python -m pytest tests/crash/test_enumeration.py -o faulthandler_timeout=0 $(ARGS)
 
+setup-bench:
+	@sh scripts/install.sh bench
+
+bench: setup-bench ## measure this project beside others, in .venv-bench: ARGS="--rounds 1 --only limit,bare"
+	@$(CLEAN) .venv-bench/bin/python -m benchmarks $(ARGS)
+
 lint: setup-test ## check style and types
 	$(CLEAN) $(BIN)/ruff check .
 	$(CLEAN) $(BIN)/ruff format --check .
@@ -54,7 +60,9 @@ lock: setup ## resolve the dependencies of pyproject.toml into requirements/*.tx
 	@$(COMPILE) pyproject.toml requirements/build.in --output-file requirements/run.txt
 	@$(COMPILE) pyproject.toml requirements/build.in --group test --constraint requirements/run.txt \
 		--output-file requirements/test.txt
+	@$(COMPILE) pyproject.toml requirements/build.in --group bench --constraint requirements/run.txt \
+		--output-file requirements/bench.txt
 
 clean: ## remove .venv and everything that tools left behind
-	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Those who are compared: a module each, with ``run(job, watch)``."""

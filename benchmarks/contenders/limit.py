@@ -1,0 +1,16 @@
+"""The limit: the calls over this project's HTTP stack, nothing stored, many at a time."""
+
+from benchmarks.job import Job
+from benchmarks.lanes import in_lanes
+from benchmarks.stack import opened_stack
+from benchmarks.stopwatch import Stopwatch
+from benchmarks.subjects import request_of
+
+
+async def run(job: Job, watch: Stopwatch) -> None:
+    """Onboard the job's subjects."""
+    requests = [request_of(number) for number in job.numbers]
+    async with opened_stack(job.addresses) as stack:
+        watch.begin()
+        await in_lanes(requests, job.at_once, stack.onboard)
+        watch.end()
