@@ -159,12 +159,12 @@ class _Cluster:
 
 
 @contextmanager
-def _made_cluster() -> Iterator[_Cluster]:
+def _made_cluster(installed: Path | None = None) -> Iterator[_Cluster]:
     account = _unprivileged_account()
     folder = _temporary_folder(account)
     password = secrets.token_urlsafe(24)
     try:
-        binaries = _binaries(account, folder)
+        binaries = installed or _binaries(account, folder)
         data = _initialise(binaries, account, folder, password)
         port = free_port()
         command = [str(binaries / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(port), "-k", ""]
@@ -177,9 +177,12 @@ def _made_cluster() -> Iterator[_Cluster]:
 
 
 @contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
-    """Runs a server of its own for the duration of the block and leaves nothing behind."""
-    with _made_cluster() as cluster, cluster.served() as server:
+def running_postgres(installed: Path | None = None) -> Iterator[PostgresServer]:
+    """Runs a server of its own for the duration of the block and leaves nothing behind.
+
+    `installed`: the folder of an installed server's programs, instead of the wheel's.
+    """
+    with _made_cluster(installed) as cluster, cluster.served() as server:
         yield PostgresServer(cluster.port, server.process.pid, cluster.password)
 
 
