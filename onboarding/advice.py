@@ -73,6 +73,7 @@ _MAYBE_THE_ADDRESS: Final = frozenset(
         "TLS_FAILED",
         "UNEXPECTED_ANSWER",
         "UNREADABLE_ANSWER",
+        "VENDOR_DOWN",
     }
 )
 

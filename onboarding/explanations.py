@@ -74,6 +74,8 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "OPENSPECIMEN_ERROR": "OpenSpecimen refused the call without a code that can be shown; read its words in the case.",
     # What happened on the way
     "THROTTLED": "Too many requests; the vendor asked to wait.",
+    "VENDOR_DOWN": "The system failed many times in a row, so it is left alone but for one call at a time that looks "
+    "whether it is back; the case goes on by itself then.",
     "SERVICE_UNAVAILABLE": "The service is not available at present.",
     "SERVER_ERROR": "The server failed on the request.",
     "UNREADABLE_ANSWER": "The answer is not what the vendor documents; check the address, and for a proxy in between.",

@@ -94,6 +94,15 @@ class Settings(BaseModel):
     retry_after_ceiling_seconds: float = Field(
         default=3600, gt=0, le=86400, description="Longest wait a vendor's Retry-After can ask for."
     )
+    requests_in_flight: int = Field(
+        default=32, ge=1, le=500, description="Requests to one vendor under way at a time, of one process."
+    )
+    requests_per_second: float | None = Field(
+        default=None,
+        gt=0,
+        le=10000,
+        description="Requests to one vendor begun per second, of one process; no limit of its own if it is not set.",
+    )
     max_sends: int = Field(default=4, ge=1, le=50, description="Times one effect is sent before a person must look.")
     max_probes: int = Field(
         default=8, ge=1, le=100, description="Probes with an effect of their own before an outcome is called unknown."

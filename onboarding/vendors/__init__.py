@@ -6,8 +6,9 @@ Use one ``VendorHttp`` for both clients, in one event loop. The errors they rais
 from onboarding.explanations import explain
 from onboarding.vendors import phrases
 from onboarding.vendors.answers import Kind, classify
+from onboarding.vendors.breaker import Breaker
 from onboarding.vendors.calls import Check
-from onboarding.vendors.clinical_one import ClinicalOneClient, DeviceCredentials, DndException
+from onboarding.vendors.clinical_one import ClinicalOneClient, DeviceCredentials
 from onboarding.vendors.dispensation import (
     DISPENSED,
     NOT_DISPENSED_TO_SUBJECT,
@@ -15,7 +16,9 @@ from onboarding.vendors.dispensation import (
     Dispensation,
     HistoryRow,
 )
+from onboarding.vendors.exceptions import DndException, ExceptionList
 from onboarding.vendors.gate import InMemoryGate, VendorGate
+from onboarding.vendors.limits import Limits, Turn
 from onboarding.vendors.openspecimen import OpenSpecimenClient
 from onboarding.vendors.transport import VendorHttp
 from onboarding.vendors.wire import Answer, Deadline, NoAnswer, Wire
@@ -24,6 +27,7 @@ __all__ = [
     "DISPENSED",
     "NOT_DISPENSED_TO_SUBJECT",
     "Answer",
+    "Breaker",
     "Check",
     "ClinicalOneClient",
     "ConnectionType",
@@ -31,11 +35,14 @@ __all__ = [
     "DeviceCredentials",
     "Dispensation",
     "DndException",
+    "ExceptionList",
     "HistoryRow",
     "InMemoryGate",
     "Kind",
+    "Limits",
     "NoAnswer",
     "OpenSpecimenClient",
+    "Turn",
     "VendorGate",
     "VendorHttp",
     "Wire",

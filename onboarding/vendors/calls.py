@@ -1,15 +1,20 @@
-"""How every call goes out: past the gate, with a token, once, and once more after a 401; then it is classified."""
+"""How every call goes out: from a place, with a token, once, and once more after a 401; then it is classified."""
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote
 
+from onboarding.clocks import boot_seconds
 from onboarding.errors import AnswerError, LoginRefused, Unavailable
 from onboarding.explanations import explain
 from onboarding.vendors.answers import Kind, classify
+from onboarding.vendors.breaker import looks_dead
 from onboarding.vendors.gate import VendorGate
+from onboarding.vendors.limits import AWAITED_PAUSE_S, Limits, Pacing, Place, Turn, Urgency
 from onboarding.vendors.retry_after import DEFAULT_CEILING_S
 from onboarding.vendors.tokens import Token, TokenKeeper
 from onboarding.vendors.transport import VendorHttp
@@ -41,6 +46,7 @@ class Request:
     body: object = field(default=None, repr=False)
     form: Mapping[str, str] | None = field(default=None, repr=False)
     max_bytes: int = ANSWER_LIMIT
+    urgency: Urgency = Urgency.LOOK
 
 
 class VendorCalls:
@@ -52,6 +58,7 @@ class VendorCalls:
         gate: pauses and refused log-ins that all processes share.
         credentials: address, name and secret; only their keyed digest is kept.
         retry_after_ceiling_s: longest pause that the vendor can ask for.
+        limits: how much is asked of the system at a time, by this process.
     """
 
     def __init__(
@@ -62,25 +69,38 @@ class VendorCalls:
         *,
         credentials: tuple[str, ...],
         retry_after_ceiling_s: float = DEFAULT_CEILING_S,
+        limits: Limits | None = None,
     ) -> None:
         self._system = system
         self._http = http
         self._gate = gate
         self.credentials_digest: Final = gate.credentials_digest(system, *credentials)
         self._ceiling_s = retry_after_ceiling_s
+        self.pacing: Final = Pacing(system, gate, limits or Limits())
 
     async def exchange(
-        self, request: Request, headers: Mapping[str, str], deadline: Deadline, check: Check | None = None
-    ) -> Answer | NoAnswer:
+        self,
+        request: Request,
+        headers: Mapping[str, str],
+        deadline: Deadline,
+        check: Check | None = None,
+        place: Place | None = None,
+    ) -> tuple[Answer | NoAnswer, AnswerError | None]:
         """Send once, unless the system has to be left alone for now; a 429 makes everybody pause.
+
+        Without a ``place`` go log-ins and log-outs alone: they are one at a time, and who has a place waits for them.
+
+        Returns:
+            The outcome, and what it says about the effect.
 
         Raises:
             Unavailable: a pause is under way; nothing was sent.
             Exception: what ``check`` raised, unchanged; nothing was sent.
         """
-        pause_s = await self._gate.not_before(self._system)
-        if pause_s > 0:
-            raise Unavailable(self._system, "THROTTLED", explain("THROTTLED"), retry_after_s=pause_s)
+        await self._sit_out_pause(deadline)
+        stamp = self.pacing.breaker.stamp if place is None else place.stamp
+        if place is not None:
+            self.pacing.note_request(place)
         wire = Wire(deadline, check, request.max_bytes)
         outcome: Answer | NoAnswer
         try:
@@ -90,11 +110,34 @@ class VendorCalls:
         except NoAnswer as silence:
             outcome = silence
         self._note(request, outcome)
-        if isinstance(outcome, Answer) and outcome.status == 429:
-            error = self.classified(request.kind, outcome)
-            hint_s = error.retry_after_s if error is not None else None
-            await self._keep(self._gate.remember_not_before(self._system, hint_s or THROTTLED_WITHOUT_HINT_S))
-        return outcome
+        error = self.classified(request.kind, outcome)
+        self._learn(stamp, request.kind, error)
+        if error is not None and error.http_status == 429:
+            await self._keep(
+                self._gate.remember_not_before(self._system, error.retry_after_s or THROTTLED_WITHOUT_HINT_S)
+            )
+        return outcome, error
+
+    async def _sit_out_pause(self, deadline: Deadline) -> None:
+        """A pause that began after the request got its place: a short one is waited for, if it leaves time to send."""
+        while (pause_s := await self.pacing.pause_s()) > 0:
+            if pause_s > min(AWAITED_PAUSE_S, deadline.remaining() / 2):
+                raise self.pacing.throttled(pause_s)
+            await asyncio.sleep(pause_s)
+
+    def _learn(self, stamp: int, kind: Kind, error: AnswerError | None) -> None:
+        dead = looks_dead(kind, error)
+        if dead is None:
+            return
+        if not dead:
+            self.pacing.breaker.succeeded()
+        elif self.pacing.breaker.failed(stamp):
+            _log.warning(
+                "vendor_down system=%r code=%s pause_s=%.1f",
+                self._system,
+                error.code if error is not None else None,
+                self.pacing.breaker.closed_for_s(),
+            )
 
     async def authorised(
         self,
@@ -107,6 +150,9 @@ class VendorCalls:
     ) -> Answer:
         """Send with a token. A 401, whatever its body, means not applied: log in anew and send once more.
 
+        The request goes out from the place of its ``Turn``. With any other deadline it gets a place first: a read's
+        deadline moves on by that, an effect's does not, since others may rely on when it ends.
+
         Returns:
             A success that can be read as JSON, or is empty.
 
@@ -114,17 +160,45 @@ class VendorCalls:
             AnswerError: of the class that says what is known of the effect.
             Exception: what ``check`` raised, unchanged; nothing was sent.
         """
+        if isinstance(deadline, Turn):
+            return await self._from_place(request, tokens, headers, deadline, check, deadline.place)
+        asked_at = boot_seconds()
+        async with self.pacing.place(request.urgency) as place:
+            if request.kind is Kind.READ:
+                deadline.postpone(boot_seconds() - asked_at)
+            elif deadline.passed():
+                raise Unavailable(self._system, "DEADLINE_PASSED", explain("DEADLINE_PASSED"))
+            return await self._from_place(request, tokens, headers, deadline, check, place)
+
+    async def _from_place(
+        self,
+        request: Request,
+        tokens: TokenKeeper,
+        headers: Callable[[Token], Mapping[str, str]],
+        deadline: Deadline,
+        check: Check | None,
+        place: Place,
+    ) -> Answer:
         token = await tokens.get(deadline)
-        outcome = await self.exchange(request, headers(token), deadline, check)
+        outcome, error = await self.exchange(request, headers(token), deadline, check, place)
         if isinstance(outcome, Answer) and outcome.status == 401:
             tokens.discard(token)
             token = await tokens.get(deadline)
-            outcome = await self.exchange(request, headers(token), deadline, check)
-        error = self.classified(request.kind, outcome)
+            outcome, error = await self.exchange(request, headers(token), deadline, check, place)
         if error is not None:
             raise error
         assert isinstance(outcome, Answer)  # the lack of an answer is never a success
         return outcome
+
+    @asynccontextmanager
+    async def turn(self, seconds: float) -> AsyncIterator[Turn]:
+        """Wait for the place of one effect, and hold it; its deadline begins then, so before its intent is committed.
+
+        Raises:
+            Unavailable: a long pause is under way, or the system looks dead; nothing was sent.
+        """
+        async with self.pacing.place(Urgency.EFFECT) as place:
+            yield Turn(seconds, place)
 
     async def refuse_remembered_login(self) -> None:
         """Send no log-in with credentials that were refused before, by whatever process.

@@ -5,6 +5,7 @@ object or array, or lies under ``result``, as in sibling services.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -13,7 +14,6 @@ from urllib.parse import unquote, urlencode
 from onboarding.errors import CLINICAL_ONE, Refused
 from onboarding.explanations import explain
 from onboarding.identifiers import normalise_id
-from onboarding.request import normalised_dnd_exception
 from onboarding.settings import ClinicalOneConnection
 from onboarding.vendors.answers import Kind, Unreadable, read_json, unreadable, unwrapped
 from onboarding.vendors.calls import Check, Request, VendorCalls, path_segment
@@ -26,8 +26,11 @@ from onboarding.vendors.dispensation import (
     read_dispensation,
     read_history,
 )
+from onboarding.vendors.exceptions import DndException, ExceptionList, read_created_id, read_exceptions
 from onboarding.vendors.gate import VendorGate
+from onboarding.vendors.limits import Limits, Turn, Urgency
 from onboarding.vendors.retry_after import DEFAULT_CEILING_S
+from onboarding.vendors.shared_reads import SharedReads
 from onboarding.vendors.tokens import LOGIN_TIMEOUT_S, Token, TokenKeeper
 from onboarding.vendors.transport import VendorHttp
 from onboarding.vendors.wire import LIST_LIMIT, Deadline
@@ -54,19 +57,6 @@ class DeviceCredentials:
         return "DeviceCredentials(...)"
 
 
-@dataclass(frozen=True, slots=True)
-class DndException:
-    """A listed exception.
-
-    Attributes:
-        id: ``dndExceptionId``, 32 upper-case hexadecimal digits.
-        content: as ``onboarding.request.normalised_dnd_exception`` gives it, so that equal means the same.
-    """
-
-    id: str
-    content: dict[str, Any]
-
-
 class ClinicalOneClient:
     """Speaks to one tenant as one OAuth client, for as many concurrent callers as like, in one event loop.
 
@@ -84,6 +74,7 @@ class ClinicalOneClient:
         gate: pauses and refused log-ins that all processes share.
         login_timeout_s: deadline of fetching a token, which serves all who wait for it.
         retry_after_ceiling_s: longest pause that the vendor can ask for.
+        limits: how much is asked of it at a time, by this client.
     """
 
     def __init__(
@@ -94,6 +85,7 @@ class ClinicalOneClient:
         *,
         login_timeout_s: float = LOGIN_TIMEOUT_S,
         retry_after_ceiling_s: float = DEFAULT_CEILING_S,
+        limits: Limits | None = None,
     ) -> None:
         self._connection = connection
         self._base = f"{connection.url.rstrip('/')}/ec-ors-svc/rest"
@@ -107,13 +99,27 @@ class ClinicalOneClient:
             gate,
             credentials=(connection.url, connection.token_url, connection.client_id, connection.scope, secret),
             retry_after_ceiling_s=retry_after_ceiling_s,
+            limits=limits,
         )
         self._tokens = TokenKeeper(CLINICAL_ONE, self._log_in)
+        self._exceptions: SharedReads[tuple[str, str], ExceptionList] = SharedReads(CLINICAL_ONE, self._read_exceptions)
 
     @property
     def credentials_digest(self) -> str:
         """Keyed digest of address, name and secret: under it a refused log-in is remembered."""
         return self._calls.credentials_digest
+
+    def turn(self, seconds: float) -> AbstractAsyncContextManager[Turn]:
+        """Wait for the place of one effect, before its intent is committed; give what comes to the call as its deadline.
+
+        Raises:
+            Unavailable: a long pause is under way, or the system looks dead; nothing was sent.
+        """
+        return self._calls.turn(seconds)
+
+    def closed_for_s(self) -> float:
+        """Seconds for which nothing will be sent there: a pause it asked for, or it looks dead; 0 if it may be used."""
+        return self._calls.pacing.closed_for_s()
 
     async def log_in(self, *, deadline: Deadline) -> None:
         """Make sure that there is a token, and change nothing else."""
@@ -146,7 +152,14 @@ class ClinicalOneClient:
         """
         query = {"visitId": normalise_id(visit_id), "asofdate": as_of_text(as_of)}
         url = self._url("v10.0", study_id, mode, "subjects", normalise_id(subject_id), "dispensation-history")
-        request = Request("dispensation_history", Kind.READ, "GET", f"{url}?{urlencode(query)}", max_bytes=LIST_LIMIT)
+        request = Request(
+            "dispensation_history",
+            Kind.READ,
+            "GET",
+            f"{url}?{urlencode(query)}",
+            max_bytes=LIST_LIMIT,
+            urgency=Urgency.SECOND_LOOK,  # what was read first must not grow old in the queue
+        )
         return await self._call(request, read_history, deadline)
 
     async def register_device(
@@ -195,9 +208,19 @@ class ClinicalOneClient:
 
     async def list_exceptions(self, study_id: str, mode: str, *, deadline: Deadline) -> list[DndException]:
         """All DND exceptions of the study. An answer that cannot be read in full is ``Unavailable``, never shorter."""
-        url = self._url("v1.0", study_id, mode, self._dnd_segment)
-        request = Request("list_exceptions", Kind.READ, "GET", url, max_bytes=LIST_LIMIT)
-        return await self._call(request, _exceptions, deadline)
+        return await self._list_exceptions(study_id, mode, deadline)
+
+    async def exceptions_since(self, study_id: str, mode: str, since: float, *, timeout_s: float) -> ExceptionList:
+        """As ``list_exceptions``, shared by all who ask at the same time, and kept for those who ask later.
+
+        Args:
+            study_id: the study.
+            mode: its mode.
+            since: seconds since boot; a list that was asked for earlier, or before an exception that was created here,
+                will not do.
+            timeout_s: deadline of the request, if one is made.
+        """
+        return await self._exceptions.get((normalise_id(study_id), mode), since=since, timeout_s=timeout_s)
 
     async def create_exception(
         self, study_id: str, mode: str, body: Mapping[str, Any], *, deadline: Deadline, check: Check | None = None
@@ -209,14 +232,28 @@ class ClinicalOneClient:
         """
         url = self._url("v1.0", study_id, mode, self._dnd_segment)
         request = Request("create_exception", Kind.EFFECT, "POST", url, dict(body))
-        return await self._call(request, _created_id, deadline, check)
+        try:
+            return await self._call(request, read_created_id, deadline, check)
+        finally:  # whatever the answer, what was listed before it says nothing about this one
+            self._exceptions.forget((normalise_id(study_id), mode))
 
     async def aclose(self) -> None:
-        """Stop a log-in that is under way."""
+        """Stop a log-in and shared reads that are under way."""
+        await self._exceptions.aclose()
         await self._tokens.aclose()
 
     def _url(self, version: str, study_id: str, mode: str, *segments: str) -> str:
         return "/".join([self._base, version, "studies", normalise_id(study_id), path_segment(mode), *segments])
+
+    async def _list_exceptions(
+        self, study_id: str, mode: str, deadline: Deadline, sent: Check | None = None
+    ) -> list[DndException]:
+        url = self._url("v1.0", study_id, mode, self._dnd_segment)
+        request = Request("list_exceptions", Kind.READ, "GET", url, max_bytes=LIST_LIMIT)
+        return await self._call(request, read_exceptions, deadline, sent)
+
+    async def _read_exceptions(self, key: tuple[str, str], timeout_s: float, sent: Check) -> ExceptionList:
+        return ExceptionList(await self._list_exceptions(*key, Deadline(timeout_s), sent))
 
     async def _log_in(self) -> Token:
         return await fetch_token(self._calls, self._connection, Deadline(self._login_timeout_s))
@@ -248,31 +285,3 @@ def _credentials(content: object) -> DeviceCredentials:
     if access_id is None and device_id is None and otp is None:
         raise Unreadable("nothing says that a device was registered")
     return DeviceCredentials(access_id=access_id, device_id=device_id, otp=otp)
-
-
-def _exceptions(content: object) -> list[DndException]:
-    entries = content.get("dndExceptions") if isinstance(content, Mapping) else None
-    if not isinstance(entries, list):
-        raise Unreadable("a list of exceptions is an object with dndExceptions")
-    return [_exception(entry) for entry in entries]
-
-
-def _exception(entry: object) -> DndException:
-    if not isinstance(entry, Mapping):
-        raise Unreadable("an exception is an object")
-    return DndException(_exception_id(entry.get("dndExceptionId")), normalised_dnd_exception(entry))
-
-
-def _created_id(content: object) -> str | None:
-    if content is None:
-        return None
-    if not isinstance(content, Mapping):
-        raise Unreadable("the answer to a new exception is an object")
-    return None if content.get("id") is None else _exception_id(content["id"])
-
-
-def _exception_id(value: object) -> str:
-    try:
-        return normalise_id(value if isinstance(value, str) else "")
-    except ValueError:
-        raise Unreadable("an exception's id is not 32 hexadecimal digits") from None

@@ -45,8 +45,7 @@ async def fetch_token(calls: VendorCalls, connection: ClinicalOneConnection, dea
     form = {"grant_type": "client_credentials", "scope": connection.scope}
     request = Request("token", Kind.LOGIN, "POST", connection.token_url, form=form)
     asked_at = boot_seconds()
-    outcome = await calls.exchange(request, headers, deadline)
-    error = calls.classified(Kind.LOGIN, outcome)
+    outcome, error = await calls.exchange(request, headers, deadline)
     if not isinstance(outcome, Answer):
         assert error is not None  # the lack of an answer is never a success
         raise error

@@ -6,6 +6,7 @@ dies after an hour without use; a wrong one gets a 401 whose body is a page. Fiv
 
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 from onboarding.errors import OPENSPECIMEN, AnswerError, Unavailable
@@ -13,6 +14,7 @@ from onboarding.settings import OpenSpecimenConnection
 from onboarding.vendors.answers import Kind, read_json, unreadable
 from onboarding.vendors.calls import Check, Request, VendorCalls
 from onboarding.vendors.gate import VendorGate
+from onboarding.vendors.limits import Limits, Turn
 from onboarding.vendors.retry_after import DEFAULT_CEILING_S
 from onboarding.vendors.tokens import LOGIN_TIMEOUT_S, Token, TokenKeeper, safe_token
 from onboarding.vendors.transport import VendorHttp
@@ -31,6 +33,7 @@ class OpenSpecimenClient:
         gate: pauses and refused log-ins that all processes share.
         login_timeout_s: deadline of a log-in, which serves all who wait for it.
         retry_after_ceiling_s: longest pause that the vendor can ask for.
+        limits: how much is asked of it at a time, by this client.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class OpenSpecimenClient:
         *,
         login_timeout_s: float = LOGIN_TIMEOUT_S,
         retry_after_ceiling_s: float = DEFAULT_CEILING_S,
+        limits: Limits | None = None,
     ) -> None:
         self._connection = connection
         self._base = f"{connection.url.rstrip('/')}/rest/ng"
@@ -52,6 +56,7 @@ class OpenSpecimenClient:
             gate,
             credentials=(connection.url, connection.domain, connection.username, secret),
             retry_after_ceiling_s=retry_after_ceiling_s,
+            limits=limits,
         )
         self._tokens = TokenKeeper(OPENSPECIMEN, self._log_in)
 
@@ -59,6 +64,18 @@ class OpenSpecimenClient:
     def credentials_digest(self) -> str:
         """Keyed digest of address, name and secret: under it a refused log-in is remembered."""
         return self._calls.credentials_digest
+
+    def turn(self, seconds: float) -> AbstractAsyncContextManager[Turn]:
+        """Wait for the place of one effect, before its intent is committed; give what comes to the call as its deadline.
+
+        Raises:
+            Unavailable: a long pause is under way, or the system looks dead; nothing was sent.
+        """
+        return self._calls.turn(seconds)
+
+    def closed_for_s(self) -> float:
+        """Seconds for which nothing will be sent there: a pause it asked for, or it looks dead; 0 if it may be used."""
+        return self._calls.pacing.closed_for_s()
 
     async def log_in(self, *, deadline: Deadline) -> None:
         """Make sure that there is a session, and change nothing else.
@@ -133,8 +150,7 @@ class OpenSpecimenClient:
             "domainName": self._connection.domain,
         }
         request = Request("log_in", Kind.LOGIN, "POST", f"{self._base}/sessions", credentials)
-        outcome = await self._calls.exchange(request, {}, Deadline(self._login_timeout_s))
-        error = self._calls.classified(Kind.LOGIN, outcome)
+        outcome, error = await self._calls.exchange(request, {}, Deadline(self._login_timeout_s))
         if not isinstance(outcome, Answer):
             assert error is not None
             raise error

@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from onboarding.clocks import boot_seconds
 from onboarding.errors import AnswerError, Unavailable
@@ -61,7 +61,7 @@ class TokenKeeper:
             return self._token
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._renew())
-            self._task.add_done_callback(_look_at_exception)
+            self._task.add_done_callback(look_at_exception)
         task = self._task
         await asyncio.wait({task}, timeout=deadline.remaining())
         if not task.done():
@@ -70,7 +70,7 @@ class TokenKeeper:
             raise Unavailable(self._system, "CLIENT_CLOSED", explain("CLIENT_CLOSED"))
         outcome = task.result()
         if isinstance(outcome, AnswerError):
-            raise _again(outcome)
+            raise again(outcome)
         return outcome
 
     def discard(self, token: Token) -> None:
@@ -99,13 +99,13 @@ class TokenKeeper:
             self._task = None
 
 
-def _look_at_exception(task: asyncio.Task[Token | AnswerError]) -> None:
+def look_at_exception(task: asyncio.Task[Any]) -> None:
     """Mark an exception as seen, for the case that every caller has gone."""
     if not task.cancelled():
         task.exception()
 
 
-def _again(error: AnswerError) -> AnswerError:
+def again(error: AnswerError) -> AnswerError:
     """The same error anew: one exception raised in several tasks would mix their tracebacks."""
     return type(error)(
         error.system,

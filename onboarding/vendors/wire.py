@@ -37,6 +37,10 @@ class Deadline:
         """Seconds that are left; 0 once the deadline has passed."""
         return max(0.0, self._end - boot_seconds())
 
+    def postpone(self, seconds: float) -> None:
+        """Move the end: what was waited for was not the request's doing. Never for an effect whose intent is committed."""
+        self._end += seconds
+
     def passed(self) -> bool:
         """Whether nothing is left."""
         return self.remaining() <= 0.0

@@ -297,11 +297,20 @@ async def test_a_429_makes_everybody_wait_and_nothing_is_sent_meanwhile(
 async def test_a_429_to_a_log_in_makes_everybody_wait_and_is_no_refusal(
     client: OpenSpecimenClient, vendor: Vendor, gate: InMemoryGate
 ) -> None:
-    vendor.log_in = answers(429)
+    vendor.log_in = answers(429, headers={"retry-after": "40"})
     for _ in range(2):
         with pytest.raises(Unavailable):
             await read(client)
     assert vendor.log_ins == 1
+    assert 30 < await gate.not_before(OPENSPECIMEN) <= 40
+
+
+async def test_a_429_that_does_not_say_how_long_makes_everybody_wait_a_little(
+    client: OpenSpecimenClient, vendor: Vendor, gate: InMemoryGate
+) -> None:
+    vendor.script = answers(429)
+    with pytest.raises(Unavailable):
+        await read(client)
     assert 0 < await gate.not_before(OPENSPECIMEN) <= 5
 
 
