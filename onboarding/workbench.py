@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
-from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, BadInput, BadSettings, LeaseLost
+from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, BadSettings, LeaseLost
 from onboarding.intake import IntakeRequest
+from onboarding.ledger.async_ledger import AsyncLedger
 from onboarding.ledger.deciding import Decided
-from onboarding.ledger.leasing import Closed, Runner
+from onboarding.ledger.leasing import Closed, Runner, refuse_mode
 from onboarding.ledger.ledger import Ledger, open_ledger
 from onboarding.ledger.opening import Opened
 from onboarding.ledger.views import Held
@@ -80,6 +81,7 @@ class Workbench:
         self.systems = systems
         self.runner = runner
         self.in_thread = in_thread
+        self.shared = AsyncLedger(ledger, in_thread)
 
     async def open_case(self, request: OnboardingRequest) -> Opened:
         """Find or make the request's case; raises ``RequestConflict`` or ``BadInput`` (a mode that is not allowed)."""
@@ -102,11 +104,8 @@ class Workbench:
         )
         return found
 
-    def _take(self, case_id: str, retry: bool) -> Lease | Held | Closed:
-        case = self.ledger.case(case_id)
-        if case is not None:
-            _check_mode(case.mode, self.settings)  # another installation, or other settings, may have opened it
-        return self.ledger.take(case_id, self.runner, self.systems.addresses, retry=retry)
+    def _session(self, lease: Lease) -> CaseSession:
+        return CaseSession(self.shared, lease, self.ledger.request_of(lease), self.systems, self.settings)
 
     @asynccontextmanager
     async def session(self, case_id: str, *, retry: bool = False) -> AsyncIterator[CaseSession | Held | Closed]:
@@ -114,12 +113,19 @@ class Workbench:
 
         Raises ``BadInput`` if the case's mode is not allowed here (any more).
         """
-        taken = await self.in_thread(self._take, case_id, retry)
+        taking = asyncio.ensure_future(self.shared.take(case_id, self.runner, self.systems.addresses, retry=retry))
+        try:
+            taken = await asyncio.shield(taking)
+        except (
+            asyncio.CancelledError
+        ):  # a signal: what was taken meanwhile is given back, or it would be held for nothing
+            if isinstance(lease := await taking, Lease):
+                await self._session(lease).abandon()
+            raise
         if isinstance(taken, Held | Closed):
             yield taken
             return
-        request: IntakeRequest = await self.in_thread(self.ledger.request, case_id)
-        session = CaseSession(self.ledger, taken, request, self.systems, self.settings, self.in_thread)
+        session = self._session(taken)
         async with session.renewing():
             try:
                 yield session
@@ -132,14 +138,7 @@ class Workbench:
 
 def check_mode(request: OnboardingRequest, settings: Settings) -> None:
     """Refuse a study mode that this installation may not touch."""
-    _check_mode(str(request.subject.mode), settings)
-
-
-def _check_mode(mode: str, settings: Settings) -> None:
-    if mode not in settings.modes:
-        raise BadInput(
-            [f"subject.mode: {mode!r} is not allowed here; allowed: {', '.join(settings.modes)} (ONBOARDING_MODES)."]
-        )
+    refuse_mode(str(request.subject.mode), settings.modes)
 
 
 @asynccontextmanager
@@ -164,7 +163,7 @@ async def open_workbench(
     async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
 
-    runner = Runner(actor, settings.lease_seconds, flow_run_id, settings.max_idle_takings)
+    runner = Runner(actor, settings.lease_seconds, flow_run_id, settings.max_idle_takings, tuple(settings.modes))
     try:
         async with http or VendorHttp(ca_file=settings.ca_file) as carrier:
             gate = LedgerGate(ledger, in_thread)

@@ -1,16 +1,16 @@
 """Taking, renewing and giving back the right to work on a case; finding the cases that are due."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, false, or_, select, true
+from sqlalchemy import Connection, exists, false, or_, select, true
 
-from onboarding.errors import LedgerError
+from onboarding.errors import BadInput, LedgerError
 from onboarding.keys import LedgerKey
-from onboarding.ledger.columns import CASES, VENDORS, Row
+from onboarding.ledger.columns import BATCH_ROWS, CASES, VENDORS, Row
 from onboarding.ledger.opening import Addresses
 from onboarding.ledger.rows import Rows
 from onboarding.ledger.states import CaseEvent, CaseStatus, StepName, StepStatus, next_case_status
@@ -33,12 +33,22 @@ class Closed:
 
 @dataclass(frozen=True)
 class Runner:
-    """Who takes a lease: the actor for the trail, the Prefect run if there is one, how long a lease lasts (seconds)."""
+    """Who takes a lease: the actor for the trail, the Prefect run if there is one, how long a lease lasts (seconds).
+
+    ``modes``: the study modes that it may touch, or None for any.
+    """
 
     actor: str
     lease_seconds: float
     flow_run_id: str | None = None
     max_idle_takings: int = 60
+    modes: tuple[str, ...] | None = None
+
+
+def refuse_mode(mode: str, modes: Collection[str]) -> None:
+    """Raise ``BadInput`` for a study mode that this installation may not touch."""
+    if mode not in modes:
+        raise BadInput([f"subject.mode: {mode!r} is not allowed here; allowed: {', '.join(modes)} (ONBOARDING_MODES)."])
 
 
 def take(
@@ -58,6 +68,8 @@ def take(
     row = rows.case(case_id)
     if row is None:
         raise LedgerError(f"there is no case {case_id} in this ledger: 'onboard status' lists them.")
+    if runner.modes is not None:
+        refuse_mode(row["mode"], runner.modes)  # another installation, or other settings, may have opened it
     epoch, seconds = clock
     left = _left(row, epoch, seconds)
     if left > 0:
@@ -91,6 +103,7 @@ def take(
         return Closed(CaseStatus.ATTENTION, reason)
     write.end()
     lease.steps = write.step_rows()
+    lease.request_sealed = rows.request_sealed(case_id)
     return lease
 
 
@@ -102,12 +115,13 @@ def find_due(
     limit: int,
     logins: Sequence[str] = (),
     modes: Sequence[str] | None = None,
+    batch_id: str | None = None,
 ) -> list[str]:
     """Ids of cases that are ready and due and that no runner holds, oldest due first.
 
     ``logins`` are the digests of the connections' present credentials: a case that waits because one of them was refused
     is left out until it changes, or until the refusal is forgotten. ``modes``: no cases of other modes than these, which
-    would be refused each time and keep others from their turn.
+    would be refused each time and keep others from their turn. ``batch_id``: only cases that this batch asks for.
     """
     epoch, seconds = clock
     free = or_(CASES.c.lease_owner.is_(None), CASES.c.lease_epoch != epoch, CASES.c.lease_until <= seconds)
@@ -117,9 +131,14 @@ def find_due(
     let_in = or_(blocked, changed, CASES.c.blocked_login.not_in(refused))
     due = or_(CASES.c.due_at <= now, CASES.c.blocked_login.is_not(None))
     allowed = true() if modes is None else CASES.c.mode.in_(list(modes))
+    of_batch = (
+        true()
+        if batch_id is None
+        else exists().where(BATCH_ROWS.c.case_id == CASES.c.id, BATCH_ROWS.c.batch_id == batch_id)
+    )
     query = (
         select(CASES.c.id)
-        .where(CASES.c.status == CaseStatus.READY, free, let_in, due, allowed)
+        .where(CASES.c.status == CaseStatus.READY, free, let_in, due, allowed, of_batch)
         .order_by(CASES.c.due_at, CASES.c.id)
         .limit(limit)
     )

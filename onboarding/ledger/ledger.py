@@ -78,6 +78,10 @@ class Ledger:
             raise LedgerError(f"there is no case {case_id} in this ledger: 'onboard status' lists them.")
         return parse_request(self.key.decrypt(sealed, opening.request_place(case_id)))
 
+    def request_of(self, lease: Lease) -> IntakeRequest:
+        """The leased case's request, decrypted; nobody changes it while the lease stands."""
+        return parse_request(self.key.decrypt(lease.request_sealed, opening.request_place(lease.case_id)))
+
     def find_due(
         self,
         *,

@@ -60,7 +60,8 @@ class Rows:
     """What one transaction read and is about to write.
 
     ``cases`` and ``claims`` are what it will surely need: they are read with one statement, in one order everywhere. What
-    else it turns out to need is read one by one. ``skip_locked``: a case whose row another transaction holds is left out
+    else it turns out to need is read one by one. ``taken``: the cases that are taken, which need their
+    requests and all of their steps too. ``skip_locked``: a case whose row another transaction holds is left out
     instead of being waited for (PostgreSQL; SQLite has one writer).
     """
 
@@ -70,6 +71,7 @@ class Rows:
         *,
         cases: Iterable[str] = (),
         claims: Iterable[ClaimId] = (),
+        taken: Iterable[str] = (),
         skip_locked: bool = False,
     ) -> None:
         self.connection = connection
@@ -79,6 +81,8 @@ class Rows:
         self._steps: dict[tuple[str, str], Row] = {}
         self._claims: dict[ClaimId, Row] = {}
         self._wanted_claims = frozenset(claims)
+        self._requests: dict[str, bytes] = {}
+        self._taken = frozenset(taken)
         self._changed_cases: set[str] = set()
         self._changed_steps: set[tuple[str, str]] = set()
         self._changed_claims: set[ClaimId] = set()
@@ -98,13 +102,21 @@ class Rows:
             self._read_cases([case_id])
         return self._cases[case_id]
 
+    def request_sealed(self, case_id: str) -> bytes:
+        """The case's request, encrypted."""
+        if case_id not in self._requests:
+            wanted = sorted(self._taken | {case_id})
+            query = select(CASES.c.id, CASES.c.request_sealed).where(CASES.c.id.in_(wanted))
+            self._requests |= {row.id: row.request_sealed for row in self.connection.execute(query)}
+        return self._requests[case_id]
+
     def step(self, case_id: str, name: StepName) -> Row:
         """A step's row; whoever holds the case's row holds its steps."""
         place = (case_id, name.value)
         if place not in self._steps:
-            query = select(STEPS).where(STEPS.c.case_id == case_id)
-            for row in all_rows(self.connection.execute(query)):
-                self._steps.setdefault((case_id, row["name"]), row)
+            wanted = sorted(self._taken | {case_id})  # cases that are taken need all of their steps
+            for row in all_rows(self.connection.execute(select(STEPS).where(STEPS.c.case_id.in_(wanted)))):
+                self._steps.setdefault((row["case_id"], row["name"]), row)
         return self._steps[place]
 
     def knows_step(self, row: Row) -> None:

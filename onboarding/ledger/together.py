@@ -89,6 +89,7 @@ def _in_one(store: Store, key: LedgerKey, works: Sequence[Taking | Fenced[Any]])
             connection,
             cases=[work.case_id for work in works],
             claims=[(claim.kind.value, claim.key) for work in works for claim in work.claims],
+            taken=[work.case_id for work in works if isinstance(work, Taking)],
             skip_locked=len(works) > 1,
         )
         clock = store.clock(connection)

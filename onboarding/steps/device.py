@@ -12,8 +12,9 @@ from onboarding.endings import Ending
 from onboarding.errors import CLINICAL_ONE, AnswerError, InDoubt, LoginRefused, NotYet, Refused, Unavailable
 from onboarding.fields import compact_json
 from onboarding.ledger.states import StepName, StepStatus
+from onboarding.ledger.step_writes import StepWrite
 from onboarding.ledger.views import Intent, StepView
-from onboarding.ledger.writes import CaseWrite, StepWrite
+from onboarding.ledger.writes import CaseWrite
 from onboarding.steps.claiming import device_claims
 from onboarding.steps.dispensation import await_dispensation, fresh_guard
 from onboarding.steps.holding import hold

@@ -23,7 +23,7 @@ async def hold(session: CaseSession, step: StepName, keys: Sequence[ClaimKey]) -
             write.step(step).wait("HELD_BY_ANOTHER_CASE")
         return held or write.step(step).view()
 
-    taken = await session.commit(take)
+    taken = await session.commit(take, claims=keys)
     return await held_report(session, step, taken) if isinstance(taken, Held) else taken
 
 

@@ -7,8 +7,9 @@ from typing import Any, Final
 from onboarding.endings import Ending
 from onboarding.errors import AnswerError, InDoubt, LoginRefused, NotYet, Refused, Unavailable
 from onboarding.ledger.states import StepName
+from onboarding.ledger.step_writes import StepWrite
 from onboarding.ledger.views import Intent
-from onboarding.ledger.writes import CaseWrite, StepWrite
+from onboarding.ledger.writes import CaseWrite
 from onboarding.steps.report import StepReport
 from onboarding.steps.session import CaseSession
 from onboarding.vendors.wire import Deadline

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +13,8 @@ from onboarding.clocks import boot_seconds
 from onboarding.endings import Ending
 from onboarding.errors import LeaseLost, OnboardingError
 from onboarding.intake import IntakeRequest
-from onboarding.ledger.ledger import Ledger
+from onboarding.ledger.async_ledger import AsyncLedger
+from onboarding.ledger.claims import ClaimKey
 from onboarding.ledger.states import StepName
 from onboarding.ledger.views import StepView
 from onboarding.ledger.writes import CaseWrite, Lease
@@ -25,7 +26,6 @@ from onboarding.vendors.dispensation import ConnectionType
 from onboarding.vendors.wire import Deadline
 
 T = TypeVar("T")
-InThread = Callable[..., Awaitable[Any]]
 _FIRST_WAIT_S: Final = 1.0
 _log: Final = logging.getLogger("onboarding.steps")
 _LONGEST_WAIT_S: Final = 600.0
@@ -60,12 +60,11 @@ class CaseSession:
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: AsyncLedger,
         lease: Lease,
         request: IntakeRequest,
         systems: Systems,
         settings: Settings,
-        in_thread: InThread,
     ) -> None:
         self.request = request
         self.systems = systems
@@ -73,7 +72,6 @@ class CaseSession:
         self.lease = lease
         self.guard: Guard | None = None
         self._ledger = ledger
-        self._in_thread = in_thread
 
     @property
     def case_id(self) -> str:
@@ -89,18 +87,21 @@ class CaseSession:
         """One absolute deadline for everything one request needs."""
         return Deadline(self.settings.request_timeout_seconds)
 
-    async def commit(self, change: Callable[[CaseWrite], T]) -> T:
-        """Run one fenced write; raises ``LeaseLost`` when another runner has the case."""
+    async def commit(self, change: Callable[[CaseWrite], T], *, claims: Sequence[ClaimKey] = ()) -> T:
+        """Run one fenced write (maybe more than once before it counts); raises ``LeaseLost`` when another runner has the case.
+
+        ``claims``: those that it will look at.
+        """
         try:
-            result: T = await self._in_thread(self._ledger.fenced, self.lease, change)
+            return await self._ledger.fenced(self.lease, change, claims=claims)
         except LeaseLost:
             self.lease.lost = True
             raise
-        return result
 
     async def look(self, step: StepName) -> StepView:
-        """The step as it stands now; renews the lease."""
-        return await self.commit(lambda write: write.step(step).view())
+        """The step as it stands now."""
+        known = self.lease.known(step)
+        return known if known is not None else await self.commit(lambda write: write.step(step).view())
 
     async def commit_answer(
         self, step: StepName, *, attempt: int, says: str, code: str, change: Callable[[CaseWrite], T]
@@ -110,13 +111,12 @@ class CaseSession:
             return await self.commit(change)
         except LeaseLost:
             answer = {"step": step.value, "attempt": attempt, "fence": self.lease.fence, "says": says, "code": code}
-            await self._in_thread(self._ledger.keep_late_answer, self.case_id, self.lease.actor, answer)
+            await self._ledger.keep_late_answer(self.case_id, self.lease.actor, answer)
             raise
 
     async def other_claims_with(self, keys: list[str]) -> set[str]:
         """Which of these exception contents other cases have claimed."""
-        found: set[str] = await self._in_thread(self._ledger.other_claims_with, keys)
-        return found
+        return await self._ledger.other_claims_with(keys)
 
     def digest(self, *parts: str) -> str:
         """A keyed digest."""
@@ -170,7 +170,7 @@ class CaseSession:
             if self.lease.valid_until - boot_seconds() > self.lease.seconds * 2 / 3:
                 continue  # another write renewed it meanwhile
             try:
-                await self._in_thread(self._ledger.renew, self.lease)
+                await self._ledger.renew(self.lease)
             except LeaseLost:
                 self.lease.lost = True
                 return

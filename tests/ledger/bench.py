@@ -12,8 +12,9 @@ from onboarding.ledger.leasing import Closed, Runner
 from onboarding.ledger.ledger import Ledger
 from onboarding.ledger.opening import Addresses, Opened
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
+from onboarding.ledger.step_writes import StepWrite
 from onboarding.ledger.views import CaseView, EventView, Held, Intent, StepView
-from onboarding.ledger.writes import CaseWrite, Lease, StepWrite
+from onboarding.ledger.writes import CaseWrite, Lease
 from onboarding.request import OnboardingRequest
 from tests.support.requests import LEFT_OUT, request
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from onboarding.ledger.states import STEP_TRANSITIONS, ForbiddenTransition, StepEvent, StepStatus
+from onboarding.ledger.step_writes import StepWrite
 from onboarding.ledger.views import StepView
-from onboarding.ledger.writes import StepWrite
 from tests.ledger.bench import (
     DEVICE,
     DISPENSATION,

@@ -14,6 +14,7 @@ import pytest
 from onboarding.endings import Ending
 from onboarding.errors import LeaseLost
 from onboarding.intake import parse_request
+from onboarding.ledger.async_ledger import AsyncLedger
 from onboarding.ledger.leasing import Closed
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
 from onboarding.ledger.views import Held
@@ -145,8 +146,8 @@ class Suspended:
         self._bench = bench
         lease = bench.ledger.take(case_id, bench.runner, bench.systems.addresses)
         assert isinstance(lease, Lease)
-        request = bench.ledger.request(case_id)
-        session = CaseSession(bench.ledger, lease, request, bench.systems, bench.settings, self._in_thread)
+        ledger = AsyncLedger(bench.ledger, self._in_thread)
+        session = CaseSession(ledger, lease, bench.ledger.request_of(lease), bench.systems, bench.settings)
         self.work = asyncio.create_task(attempt_once(session))
 
     async def _in_thread(self, *work: Any) -> Any:

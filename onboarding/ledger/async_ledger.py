@@ -1,0 +1,103 @@
+"""The ledger for asyncio: its calls run in a thread, and writes that wait at the same time go into one transaction.
+
+Nothing is held back for company: whatever arrives while one transaction commits goes into the next.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+from onboarding.keys import LedgerKey
+from onboarding.ledger.claims import ClaimKey
+from onboarding.ledger.leasing import Closed, Runner
+from onboarding.ledger.ledger import Ledger
+from onboarding.ledger.opening import Addresses
+from onboarding.ledger.together import Fenced, Taking
+from onboarding.ledger.views import Held
+from onboarding.ledger.writes import CaseWrite, Lease
+
+T = TypeVar("T")
+InThread = Callable[..., Awaitable[Any]]
+MOST_AT_ONCE: Final = 128
+"""Cases in one transaction: enough to make a commit cheap, few enough that nobody waits long for it."""
+
+_Waiting = tuple[Taking | Fenced[Any], "asyncio.Future[Any]"]
+
+
+class AsyncLedger:
+    """What a runner's cases share of the ledger. Belongs to one event loop.
+
+    Args:
+        ledger: the ledger.
+        in_thread: runs a call in a thread and gives its result; one call at a time is enough for the writes.
+    """
+
+    def __init__(self, ledger: Ledger, in_thread: InThread) -> None:
+        self._ledger = ledger
+        self._in_thread = in_thread
+        self._first: deque[_Waiting] = deque()
+        self._waiting: deque[_Waiting] = deque()
+        self._writing: asyncio.Task[None] | None = None
+
+    @property
+    def key(self) -> LedgerKey:
+        """The ledger's key."""
+        return self._ledger.key
+
+    async def take(
+        self, case_id: str, runner: Runner, addresses: Addresses, *, retry: bool = False
+    ) -> Lease | Held | Closed:
+        """Take the case's lease, or say who has it or why it cannot be worked."""
+        taken: Lease | Held | Closed = await self._do(Taking(case_id, runner, addresses, retry=retry))
+        return taken
+
+    async def fenced(self, lease: Lease, change: Callable[[CaseWrite], T], *, claims: Sequence[ClaimKey] = ()) -> T:
+        """Run ``change`` over the leased case, and commit it; see ``Ledger.fenced``. It may be run more than once."""
+        result: T = await self._do(Fenced(lease, change, claims))
+        return result
+
+    async def renew(self, lease: Lease) -> None:
+        """Let the lease last its full time again; this goes ahead of all other writes."""
+        await self._do(Fenced(lease, lambda _write: None), first=True)
+
+    async def keep_late_answer(self, case_id: str, actor: str, answer: dict[str, Any]) -> None:
+        """Append an answer that came after the lease was lost."""
+        await self._in_thread(self._ledger.keep_late_answer, case_id, actor, answer)
+
+    async def other_claims_with(self, keys: Sequence[str]) -> set[str]:
+        """Which of these exception contents cases have claimed."""
+        found: set[str] = await self._in_thread(self._ledger.other_claims_with, keys)
+        return found
+
+    async def _do(self, work: Taking | Fenced[Any], *, first: bool = False) -> Any:
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        (self._first if first else self._waiting).append((work, done))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write_all())
+        return await done
+
+    async def _write_all(self) -> None:
+        try:
+            while self._first or self._waiting:
+                await self._write_some()
+        finally:
+            self._writing = None
+
+    async def _write_some(self) -> None:
+        some = [queue.popleft() for queue in (self._first, self._waiting) for _ in range(min(len(queue), MOST_AT_ONCE))]
+        try:
+            results = await self._in_thread(self._ledger.work_together, [work for work, _ in some])
+        except Exception as error:  # noqa: BLE001 - whatever it was, nobody is to wait for ever
+            results = [error] * len(some)
+        for (_, done), result in zip(some, results, strict=True):
+            _settle(done, result)
+
+
+def _settle(done: "asyncio.Future[Any]", result: Any) -> None:
+    if done.done():  # whoever waited for it is gone; it is written all the same
+        return
+    if isinstance(result, BaseException):
+        done.set_exception(result)
+    else:
+        done.set_result(result)

@@ -1,0 +1,378 @@
+"""Many cases in one transaction: one commit, and what is wrong with one case is that case's alone."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+
+from onboarding.errors import BadInput, CaseContradicted, IdentityConflict, LeaseLost, LedgerError
+from onboarding.ledger.async_ledger import AsyncLedger
+from onboarding.ledger.claims import ExceptionClaim, take_claims
+from onboarding.ledger.leasing import Runner
+from onboarding.ledger.states import CaseStatus, StepStatus
+from onboarding.ledger.store import CommitUnknown, StoreUnavailable
+from onboarding.ledger.together import Fenced, Taking
+from onboarding.ledger.views import Held
+from onboarding.ledger.writes import CaseWrite, Lease
+from tests.ledger.bench import (
+    ADDRESSES,
+    DEVICE,
+    LEASE_S,
+    REGISTRATION,
+    Bench,
+    applied,
+    other_subject,
+    registration_claim,
+)
+
+RUNNER = Runner("runner", LEASE_S)
+
+
+def cases(bench: Bench, count: int) -> list[str]:
+    return [
+        bench.open(other_subject(f"{number:032X}", device__inventory_id=f"{number:032X}")) for number in range(count)
+    ]
+
+
+def leases(bench: Bench, count: int) -> list[Lease]:
+    taken = bench.ledger.work_together([Taking(case_id, RUNNER, ADDRESSES) for case_id in cases(bench, count)])
+    assert all(isinstance(lease, Lease) for lease in taken)
+    return taken
+
+
+def register(write: CaseWrite) -> None:
+    applied(write.step(REGISTRATION))
+
+
+@contextmanager
+def commits(told: threading.Event | None = None) -> Iterator[list[None]]:
+    """Counts commits, of whatever database."""
+    seen: list[None] = []
+
+    def count(_connection: object) -> None:
+        seen.append(None)
+        if told is not None:
+            told.set()
+
+    event.listen(Engine, "commit", count)
+    try:
+        yield seen
+    finally:
+        event.remove(Engine, "commit", count)
+
+
+def test_many_cases_are_taken_and_written_with_one_commit_each(bench: Bench) -> None:
+    opened = cases(bench, 20)
+    with commits() as seen:
+        taken = bench.ledger.work_together([Taking(case_id, RUNNER, ADDRESSES) for case_id in opened])
+        assert len(seen) == 1
+        bench.ledger.work_together([Fenced(lease, register) for lease in taken])
+        assert len(seen) == 2
+    for case_id in opened:
+        assert bench.step(case_id, REGISTRATION).status is StepStatus.DONE
+        assert bench.ledger.trail_problems(case_id) == []
+
+
+def test_each_result_stands_where_its_work_stood(bench: Bench) -> None:
+    held = leases(bench, 3)
+    works = [Fenced(lease, lambda write: write.lease.case_id) for lease in held]
+    assert bench.ledger.work_together(works) == [lease.case_id for lease in held]
+
+
+def test_a_lost_fence_fails_its_own_case_only(bench: Bench) -> None:
+    first, lost, last = leases(bench, 3)
+    bench.clock.advance(LEASE_S + 1)
+    bench.lease(lost.case_id)
+    done = bench.ledger.work_together([Fenced(lease, register) for lease in (first, lost, last)])
+    assert [type(one) for one in done] == [type(None), LeaseLost, type(None)]
+    statuses = [bench.step(lease.case_id, REGISTRATION).status for lease in (first, lost, last)]
+    assert statuses == [StepStatus.DONE, StepStatus.PENDING, StepStatus.DONE]
+
+
+def test_a_part_that_raises_halfway_leaves_nothing_of_its_own(bench: Bench) -> None:
+    good, bad = leases(bench, 2)
+
+    def halfway(write: CaseWrite) -> None:
+        take_claims(write, [registration_claim("subject")])
+        register(write)
+        raise ZeroDivisionError
+
+    before = bench.ledger.events(bad.case_id)
+    done = bench.ledger.work_together([Fenced(bad, halfway), Fenced(good, register)])
+    assert isinstance(done[0], ZeroDivisionError)
+    assert bench.ledger.events(bad.case_id) == before
+    assert bench.step(bad.case_id, REGISTRATION).status is StepStatus.PENDING
+    assert (bench.claim("registration 1")["state"], bench.claim("registration 1")["holder_case"]) == ("free", None)
+    assert bench.step(good.case_id, REGISTRATION).status is StepStatus.DONE
+    assert bench.ledger.fenced(bad, lambda write: write.step(REGISTRATION).status) is StepStatus.PENDING
+
+
+def test_what_the_database_refuses_of_one_case_is_not_refused_to_the_others(bench: Bench) -> None:
+    good, bad = leases(bench, 2)
+
+    def impossible(write: CaseWrite) -> None:
+        write.step(REGISTRATION).found({})
+        write.step(REGISTRATION).row["status"] = "no such status"
+
+    done = bench.ledger.work_together([Fenced(bad, impossible), Fenced(good, register)])
+    assert isinstance(done[0], Exception)
+    assert bench.step(bad.case_id, REGISTRATION).status is StepStatus.PENDING
+    assert bench.step(good.case_id, REGISTRATION).status is StepStatus.DONE
+
+
+def test_a_late_answer_that_says_otherwise_stops_its_own_case_only(bench: Bench) -> None:
+    good, contradicted = leases(bench, 2)
+    answer = {"step": "registration", "attempt": 1, "fence": 1, "says": "applied", "code": "UPDATED"}
+    bench.ledger.keep_late_answer(contradicted.case_id, "runner", answer)
+    done = bench.ledger.work_together([Fenced(lease, register) for lease in (contradicted, good)])
+    assert isinstance(done[0], CaseContradicted)
+    assert bench.case(contradicted.case_id).status is CaseStatus.ATTENTION
+    assert bench.step(good.case_id, REGISTRATION).status is StepStatus.DONE
+
+
+def test_two_writes_to_one_case_see_each_other(bench: Bench) -> None:
+    (lease,) = leases(bench, 1)
+    works: list[Fenced[Any]] = [Fenced(lease, register), Fenced(lease, lambda write: write.step(REGISTRATION).status)]
+    assert bench.ledger.work_together(works) == [None, StepStatus.DONE]
+    assert bench.ledger.trail_problems(lease.case_id) == []
+
+
+def test_what_one_case_takes_another_finds_taken_in_the_same_transaction(bench: Bench) -> None:
+    first, second = leases(bench, 2)
+    claim = registration_claim("A")
+
+    def of(bound_to: str) -> Callable[[CaseWrite], Held | None]:
+        return lambda write: take_claims(write, [registration_claim(bound_to)])
+
+    works = [Fenced(first, of("A"), [claim]), Fenced(second, of("B"), [claim]), Fenced(second, of("A"), [claim])]
+    taken, refused, held = bench.ledger.work_together(works)
+    assert taken is None
+    assert isinstance(refused, IdentityConflict)
+    assert isinstance(held, Held)
+    assert bench.claim("registration 1")["holder_case"] == first.case_id
+
+
+def test_what_one_case_settles_another_finds_settled_in_the_same_transaction(bench: Bench) -> None:
+    first, second = leases(bench, 2)
+    claim = registration_claim("A")
+    bench.ledger.fenced(first, lambda write: take_claims(write, [claim]))
+    works: list[Fenced[Any]] = [Fenced(first, register), Fenced(second, lambda write: take_claims(write, [claim]))]
+    assert bench.ledger.work_together(works) == [None, None]
+    row = bench.claim("registration 1")
+    assert (row["state"], row["holder_case"], row["effect_id"]) == ("done", second.case_id, first.case_id)
+
+
+def test_a_claim_taken_and_settled_in_one_write_stands_as_settled(bench: Bench) -> None:
+    (lease,) = leases(bench, 1)
+
+    def change(write: CaseWrite) -> None:
+        take_claims(write, [registration_claim("A")])
+        write.step(REGISTRATION).refuse("CPR_DUP_PPID")
+
+    bench.ledger.fenced(lease, change)
+    row = bench.claim("registration 1")
+    assert (row["state"], row["holder_case"]) == ("free", None)
+
+
+def test_an_exception_goes_from_case_to_case_in_one_transaction(bench: Bench) -> None:
+    first, second = leases(bench, 2)
+
+    def through(write: CaseWrite) -> str | None:
+        claim = ExceptionClaim.take(write, "content")
+        assert isinstance(claim, ExceptionClaim)
+        found = claim.view().effect_id
+        claim.adopt("E1", [])
+        claim.give_back()
+        return found
+
+    assert bench.ledger.work_together([Fenced(first, through), Fenced(second, through)]) == [None, "E1"]
+
+
+def test_a_case_that_is_not_there_does_not_keep_others_from_being_taken(bench: Bench) -> None:
+    (there,) = cases(bench, 1)
+    missing, taken = bench.ledger.work_together([Taking(case_id, RUNNER, ADDRESSES) for case_id in ("NONE", there)])
+    assert isinstance(missing, LedgerError)
+    assert isinstance(taken, Lease)
+
+
+def test_a_case_of_a_mode_that_is_not_allowed_is_not_taken(bench: Bench) -> None:
+    (case_id,) = cases(bench, 1)
+    (refused,) = bench.ledger.work_together([Taking(case_id, Runner("r", LEASE_S, modes=("training",)), ADDRESSES)])
+    assert isinstance(refused, BadInput)
+    assert bench.case(case_id).takings == 0
+
+
+def test_a_taken_case_carries_its_request(bench: Bench) -> None:
+    held = leases(bench, 3)
+    for lease in held:
+        assert bench.ledger.request_of(lease) == bench.ledger.request(lease.case_id)
+
+
+@pytest.mark.postgres
+def test_a_case_whose_row_somebody_holds_keeps_no_other_waiting(postgres_bench: Bench) -> None:
+    bench = postgres_bench
+    free, locked = leases(bench, 2)
+    works = [Fenced(lease, register) for lease in (locked, free)]
+    done: list[Any] = []
+    with bench.engine.connect() as somebody:
+        somebody.exec_driver_sql(f"SELECT 1 FROM onboarding_case WHERE id = '{locked.case_id}' FOR UPDATE")
+        committed = threading.Event()
+        thread = threading.Thread(target=lambda: done.extend(bench.ledger.work_together(works)))
+        with commits(committed):
+            thread.start()
+            assert committed.wait(20)
+        assert bench.step(free.case_id, REGISTRATION).status is StepStatus.DONE
+        assert bench.step(locked.case_id, REGISTRATION).status is StepStatus.PENDING
+    thread.join(20)
+    assert done == [None, None]
+    assert bench.step(locked.case_id, REGISTRATION).status is StepStatus.DONE
+
+
+@pytest.mark.postgres
+def test_a_transaction_given_up_in_a_deadlock_is_done_again(postgres_bench: Bench) -> None:
+    bench = postgres_bench
+    (lease,) = leases(bench, 1)
+    bench.ledger.fenced(lease, lambda write: take_claims(write, [registration_claim("A")]))
+    told = threading.Event()
+
+    def change(write: CaseWrite) -> None:
+        told.set()
+        write.claim("registration", "registration 1")
+        register(write)
+
+    with bench.engine.connect() as somebody:
+        somebody.exec_driver_sql(
+            "SET deadlock_timeout = '60s'"
+        )  # so that it is the ledger's transaction that gives way
+        somebody.exec_driver_sql("SELECT 1 FROM onboarding_claim FOR UPDATE")
+        thread = threading.Thread(target=lambda: bench.ledger.fenced(lease, change))
+        thread.start()
+        assert told.wait(20)
+        somebody.exec_driver_sql(f"SELECT 1 FROM onboarding_case WHERE id = '{lease.case_id}' FOR UPDATE")
+        somebody.rollback()
+    thread.join(20)
+    assert bench.step(lease.case_id, REGISTRATION).status is StepStatus.DONE
+
+
+@pytest.mark.postgres
+def test_after_a_commit_of_unknown_outcome_each_case_is_read_anew(postgres_bench: Bench) -> None:
+    bench = postgres_bench
+    held = leases(bench, 2)
+    bench.sql(
+        "CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$"
+    )
+    bench.sql(
+        "CREATE CONSTRAINT TRIGGER cut AFTER INSERT ON onboarding_event DEFERRABLE INITIALLY DEFERRED "
+        "FOR EACH ROW EXECUTE FUNCTION cut()"
+    )
+    done = bench.ledger.work_together([Fenced(lease, register) for lease in held])
+    assert [type(one) for one in done] == [CommitUnknown, CommitUnknown]
+    bench.sql("DROP TRIGGER cut ON onboarding_event")
+    assert all(lease.known(REGISTRATION) is None for lease in held)
+    looked = bench.ledger.work_together(
+        [Fenced(lease, lambda write: write.step(REGISTRATION).status) for lease in held]
+    )
+    assert looked == [StepStatus.PENDING, StepStatus.PENDING]
+
+
+# What a lease remembers of its steps
+
+
+def test_a_lease_knows_its_steps_as_the_last_commit_left_them(bench: Bench) -> None:
+    (lease,) = leases(bench, 1)
+    assert lease.known(REGISTRATION) == bench.step(lease.case_id, REGISTRATION)
+    bench.ledger.fenced(lease, lambda write: write.step(REGISTRATION).found({"changed": []}))
+    assert lease.known(REGISTRATION) == bench.step(lease.case_id, REGISTRATION)
+    assert bench.step(lease.case_id, REGISTRATION).status is StepStatus.DONE
+
+
+def test_a_lease_does_not_guess_how_long_an_intent_is_quiet_yet(bench: Bench) -> None:
+    (lease,) = leases(bench, 1)
+    bench.bring(lease, REGISTRATION, StepStatus.OPEN)
+    assert lease.known(REGISTRATION) is None
+    assert lease.known(DEVICE) is not None
+
+
+# The ledger for asyncio
+
+
+class OneAtATime:
+    """Runs each call in a thread once it is let go on, and counts how much work went into it."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.asked = asyncio.Event()
+        self.sizes: list[int] = []
+        self.works: list[Any] = []
+
+    async def __call__(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        self.asked.set()
+        await self.go_on.wait()
+        self.sizes.append(len(arguments[0]))
+        self.works += arguments[0]
+        return await asyncio.to_thread(call, *arguments)
+
+
+async def test_writes_that_wait_for_a_commit_go_into_the_next_one_together(bench: Bench) -> None:
+    held = leases(bench, 10)
+    threads = OneAtATime()
+    shared = AsyncLedger(bench.ledger, threads)
+    first = asyncio.create_task(shared.fenced(held[0], register))
+    await threads.asked.wait()
+    rest = [asyncio.create_task(shared.fenced(lease, register)) for lease in held[1:]]
+    await asyncio.sleep(0)
+    threads.go_on.set()
+    await asyncio.gather(first, *rest)
+    assert threads.sizes == [1, 9]
+
+
+async def test_renewals_go_first(bench: Bench) -> None:
+    held = leases(bench, 3)
+    threads = OneAtATime()
+    shared = AsyncLedger(bench.ledger, threads)
+    writes = [asyncio.create_task(shared.fenced(lease, register)) for lease in held[:1]]
+    await threads.asked.wait()
+    writes += [asyncio.create_task(shared.fenced(held[1], register)), asyncio.create_task(shared.renew(held[2]))]
+    await asyncio.sleep(0)
+    threads.go_on.set()
+    await asyncio.gather(*writes)
+    assert [work.lease.case_id for work in threads.works] == [held[0].case_id, held[2].case_id, held[1].case_id]
+
+
+async def test_a_write_whose_waiter_has_gone_is_done_all_the_same(bench: Bench) -> None:
+    gone, stays = leases(bench, 2)
+    threads = OneAtATime()
+    shared = AsyncLedger(bench.ledger, threads)
+    writes = [asyncio.create_task(shared.fenced(lease, register)) for lease in (gone, stays)]
+    await threads.asked.wait()
+    writes[0].cancel()
+    threads.go_on.set()
+    await writes[1]
+    assert bench.step(gone.case_id, REGISTRATION).status is StepStatus.DONE
+
+
+async def test_each_waiter_gets_what_went_wrong_with_its_own_write(bench: Bench) -> None:
+    good, lost = leases(bench, 2)
+    bench.clock.advance(LEASE_S + 1)
+    bench.lease(lost.case_id)
+    shared = AsyncLedger(bench.ledger, asyncio.to_thread)
+    done = await asyncio.gather(*(shared.fenced(lease, register) for lease in (good, lost)), return_exceptions=True)
+    assert [type(one) for one in done] == [type(None), LeaseLost]
+
+
+async def test_a_writer_that_cannot_run_tells_whoever_waits(bench: Bench) -> None:
+    (lease,) = leases(bench, 1)
+
+    async def broken(*_: Any) -> Any:
+        raise StoreUnavailable("the ledger is closed")
+
+    shared = AsyncLedger(bench.ledger, broken)
+    with pytest.raises(StoreUnavailable):
+        await shared.fenced(lease, register)
+    with pytest.raises(StoreUnavailable):  # and the next one too, instead of waiting for ever
+        await shared.fenced(lease, register)
