@@ -3,10 +3,14 @@
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Final
 
+_BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
+_BOOT_ID_COMMAND: Final = ("/usr/sbin/sysctl", "-n", "kern.bootsessionuuid")
 _BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", None)
 
 
@@ -23,7 +27,11 @@ def boot_seconds() -> float:
 @cache
 def boot_id() -> str:
     """A word that changes with every boot, so that seconds since boot of two boots are never compared."""
-    if sys.platform == "darwin":
-        command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
+    return read_boot_id(sys.platform, _BOOT_ID_FILE, _BOOT_ID_COMMAND)
+
+
+def read_boot_id(platform: str, file: Path, command: Sequence[str]) -> str:
+    """The boot's word as the platform (``sys.platform``) tells it: macOS by a command, Linux by a file."""
+    if platform == "darwin":
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - fixed words
-    return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    return file.read_text("ascii").strip()

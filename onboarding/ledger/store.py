@@ -27,6 +27,7 @@ LeaseClock = Callable[[Connection], tuple[str, float]]
 SCHEMA_VERSION: Final = "0002"
 # A runner that freezes inside a transaction must not keep its row locks, or nobody could take its case over.
 _POSTGRESQL_LIMITS: Final = ("lock_timeout", "idle_in_transaction_session_timeout")
+_MOUNTS: Final = Path("/proc/self/mounts")
 _NETWORK_FILE_SYSTEMS: Final = frozenset(
     {
         "nfs",
@@ -208,7 +209,7 @@ def _checked_url(url: str) -> URL:
     if backend == "sqlite":
         if not parsed.database or not Path(parsed.database).is_absolute():
             raise BadSettings(["ONBOARDING_LEDGER_URL: the path must be absolute; write sqlite:////absolute/path.db."])
-        refuse_network_file_system(Path(parsed.database), _mounts())
+        refuse_network_file_system(Path(parsed.database), mounted(_MOUNTS))
         return parsed.set(drivername="sqlite")
     if backend == "postgresql":
         return parsed.set(drivername="postgresql+psycopg")
@@ -287,8 +288,8 @@ def refuse_network_file_system(path: Path, mounts: str) -> None:
         raise BadSettings([f"ONBOARDING_LEDGER_URL: {why}"])
 
 
-def _mounts() -> str:
-    """What is mounted where, or nothing where the system does not tell."""
+def mounted(table: Path) -> str:
+    """What is mounted where, or nothing where the system has no such table."""
     with suppress(OSError):
-        return Path("/proc/self/mounts").read_text("utf-8", errors="replace")
+        return table.read_text("utf-8", errors="replace")
     return ""

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from onboarding.clocks import boot_id, boot_seconds
 from onboarding.errors import BadSettings, LedgerError
 from onboarding.ledger.ledger import Ledger
-from onboarding.ledger.store import CommitUnknown, Store, StoreUnavailable, refuse_network_file_system
+from onboarding.ledger.store import CommitUnknown, Store, StoreUnavailable, mounted, refuse_network_file_system
 from onboarding.ledger.writes import CaseWrite
 from tests.ledger.bench import REGISTRATION, Bench, HandClock, applied, other_subject
 from tests.support.processes import free_port
@@ -80,6 +80,14 @@ def test_a_network_file_system_is_refused(path: str, kind: str) -> None:
 def test_a_local_file_system_passes(path: str) -> None:
     refuse_network_file_system(Path(path), MOUNTS)
     refuse_network_file_system(Path(path), "")
+
+
+def test_a_system_without_a_table_of_mounts_refuses_none(tmp_path: Path) -> None:
+    table = tmp_path / "mounts"
+    assert mounted(table) == ""
+    table.write_bytes(b"server:/a\xff /a nfs rw 0 0\n")
+    with pytest.raises(BadSettings, match="network file system"):
+        refuse_network_file_system(Path("/a/ledger.db"), mounted(table))
 
 
 # Unavailable

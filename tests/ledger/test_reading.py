@@ -1,0 +1,33 @@
+"""Reading the ledger for people: in which order, and all of it."""
+
+from tests.ledger.bench import Bench, other_subject
+
+MORE_THAN_ONE_STATEMENT = 1100
+
+
+def copies(bench: Bench, table: str, count: int, changed: dict[str, str]) -> None:
+    """Add copies of every row of a table; ``changed``: columns that tell them apart, as SQL over the number ``n``."""
+    columns = [f'"{name}"' for name in bench.sql(f"SELECT * FROM onboarding_{table}")[0]]
+    values = [changed.get(name.strip('"'), name) for name in columns]
+    bench.sql(
+        f"WITH RECURSIVE number(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < {count}) "
+        f"INSERT INTO onboarding_{table} ({', '.join(columns)}) SELECT {', '.join(values)} FROM onboarding_{table}, number"
+    )
+
+
+def test_cases_come_newest_first_and_those_of_one_moment_by_their_ids(bench: Bench) -> None:
+    ids = [bench.open(other_subject(f"{number:032X}")) for number in range(6)]
+    for day, case_id in zip((3, 1, 2, 2, 2, 2), ids, strict=True):
+        bench.sql(
+            "UPDATE onboarding_case SET created_at = :at WHERE id = :id", at=f"2026-01-0{day} 00:00:00", id=case_id
+        )
+    assert [case.id for case in bench.ledger.cases()] == [ids[0], *sorted(ids[2:]), ids[1]]
+
+
+def test_more_cases_than_one_statement_takes_are_all_read_with_their_steps(bench: Bench) -> None:
+    bench.open()
+    copies(bench, "case", MORE_THAN_ONE_STATEMENT, {"id": "'copy ' || n", "business_key": "'copy ' || n"})
+    copies(bench, "step", MORE_THAN_ONE_STATEMENT, {"case_id": "'copy ' || n"})
+    found = bench.ledger.cases()
+    assert len({case.id for case in found}) == len(found) == MORE_THAN_ONE_STATEMENT + 1
+    assert all(len(case.steps) == 4 for case in found)
