@@ -97,10 +97,14 @@ class Workbench:
         holds = holds_of(Asked(request, self.systems), self.ledger.key)
         await self.in_thread(self.ledger.decide, case_id, decided, holds)
 
-    async def find_due(self, limit: int) -> list[str]:
-        """Cases that are due, oldest first; not those whose log-in is known to be refused or whose mode is not allowed."""
+    async def find_due(self, limit: int, batch_id: str | None = None) -> list[str]:
+        """Cases that are due, oldest first, of one batch or of all.
+
+        Not those whose log-in is known to be refused or whose mode is not allowed.
+        """
+        logins, modes = self.systems.login_digests, self.settings.modes
         found: list[str] = await self.in_thread(
-            lambda: self.ledger.find_due(limit=limit, logins=self.systems.login_digests, modes=self.settings.modes)
+            lambda: self.ledger.find_due(limit=limit, logins=logins, modes=modes, batch_id=batch_id)
         )
         return found
 

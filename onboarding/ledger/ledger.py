@@ -88,12 +88,15 @@ class Ledger:
         limit: int,
         logins: Sequence[str] = (),
         modes: Sequence[str] | None = None,
+        batch_id: str | None = None,
         now: datetime | None = None,
     ) -> list[str]:
-        """Ids of the cases that are ready, due and free, oldest due first."""
+        """Ids of the cases that are ready, due and free, oldest due first; of one batch or of all."""
         moment = now or utc_now()
         return self.store.read(
-            lambda c: leasing.find_due(c, self.store.clock(c), now=moment, limit=limit, logins=logins, modes=modes)
+            lambda c: leasing.find_due(
+                c, self.store.clock(c), now=moment, limit=limit, logins=logins, modes=modes, batch_id=batch_id
+            )
         )
 
     def take(self, case_id: str, runner: Runner, addresses: Addresses, *, retry: bool = False) -> Lease | Held | Closed:
