@@ -326,6 +326,28 @@ def test_a_refusal_says_what_makes_sense_or_when(bench: Bench) -> None:
         decide(bench, other.case_id, D.CANCEL)
 
 
+def test_nothing_can_be_decided_until_the_last_moment_of_a_lease(bench: Bench) -> None:
+    lease = bench.open_and_lease()
+    bench.clock.advance(LEASE_S - 0.5)
+    assert offered(bench.case(lease.case_id)) == ()
+    with pytest.raises(DecisionRefused, match="a runner works on it"):
+        decide(bench, lease.case_id, D.CANCEL)
+    bench.clock.advance(0.5)
+    decide(bench, lease.case_id, D.CANCEL)
+
+
+def test_absent_is_refused_until_the_last_moment_of_the_quiet_time(bench: Bench) -> None:
+    lease = bench.open_and_lease()
+    bench.bring(lease, REGISTRATION, S.OPEN)
+    bench.bring(lease, REGISTRATION, S.UNKNOWN)
+    bench.need_attention(lease)
+    bench.clock.advance(QUIET_S - 0.5)
+    with pytest.raises(DecisionRefused, match="may still be applied"):
+        decide(bench, lease.case_id, D.ABSENT)
+    bench.clock.advance(0.5)
+    decide(bench, lease.case_id, D.ABSENT)
+
+
 def test_absent_is_refused_while_the_request_may_still_be_applied(bench: Bench) -> None:
     lease = bench.open_and_lease()
     bench.bring(lease, REGISTRATION, S.OPEN)

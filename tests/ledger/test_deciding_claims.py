@@ -61,6 +61,18 @@ def test_what_was_applied_after_all_is_bound_to_the_subject_for_good(bench: Benc
         claim(bench, other, registration_claim("B"))
 
 
+def test_what_was_refused_and_applied_after_all_is_bound_though_it_had_been_given_back(bench: Bench) -> None:
+    lease = bench.open_and_lease()
+    claim(bench, lease, registration_claim("A"))
+    bench.bring(lease, REGISTRATION, S.REFUSED)
+    bench.need_attention(lease)
+    assert bench.claim("registration 1")["state"] == "free"
+    answer = {"step": "registration", "attempt": 0, "fence": lease.fence, "says": "applied", "code": "LATE"}
+    bench.ledger.keep_late_answer(lease.case_id, "runner", answer)
+    decide(bench, lease.case_id, D.APPLIED)
+    assert (bench.claim("registration 1")["state"], bench.claim("registration 1")["bound_to"]) == ("done", "A")
+
+
 def test_what_is_absent_stays_held_by_its_case_until_that_is_cancelled(bench: Bench) -> None:
     case_id = unknown_registration(bench)
     decide(bench, case_id, D.ABSENT)
@@ -257,6 +269,20 @@ def test_absent_is_refused_while_the_creation_may_still_be_applied(bench: Bench)
     with pytest.raises(DecisionRefused, match="may still be applied"):
         decide(bench, lease.case_id, D.ABSENT)
     bench.clock.advance(QUIET_S)
+    decide(bench, lease.case_id, D.ABSENT)
+    assert bench.claim("content")["state"] == "free"
+
+
+def test_an_exception_that_nobody_could_tell_before_anything_was_sent_is_free_once_it_is_absent(bench: Bench) -> None:
+    lease = subject(bench, OTHER_SUBJECT)
+    taken(bench, lease)
+
+    def change(write: CaseWrite) -> None:
+        ExceptionClaim.held(write, "content").call_unknown()
+        write.step(EXCEPTION).inconclusive("LIST_REFUSED")
+
+    bench.ledger.fenced(lease, change)
+    bench.need_attention(lease)
     decide(bench, lease.case_id, D.ABSENT)
     assert bench.claim("content")["state"] == "free"
 
