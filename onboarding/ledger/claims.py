@@ -123,6 +123,17 @@ class ExceptionClaim:
         return claim
 
     @classmethod
+    def seen(cls, write: "CaseWrite", key: str) -> "ExceptionClaim":
+        """The claim as it stands, whoever has it; nothing is taken."""
+        return cls(write, write.claim(ClaimKind.EXCEPTION, key))
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this case holds it, in this lease."""
+        lease = self._write.lease
+        return (self._row["holder_case"], self._row["holder_fence"]) == (lease.case_id, lease.fence)
+
+    @classmethod
     def take(cls, write: "CaseWrite", key: str) -> "ExceptionClaim | Held":
         """Take the claim over from a holder whose lease is over, or say who holds it."""
         claim = cls(write, write.claim(ClaimKind.EXCEPTION, key))
@@ -145,7 +156,7 @@ class ExceptionClaim:
     def held(cls, write: "CaseWrite", key: str) -> "ExceptionClaim":
         """The claim that this case took before in the same lease; raises ``LeaseLost`` if it was taken over since."""
         claim = cls(write, write.claim(ClaimKind.EXCEPTION, key))
-        if (claim._row["holder_case"], claim._row["holder_fence"]) != (write.lease.case_id, write.lease.fence):
+        if not claim.is_mine:
             raise LeaseLost(f"the exception that case {write.lease.case_id} worked on was taken over by another case.")
         return claim
 

@@ -79,6 +79,11 @@ class ClaimView:
     effect_id: str | None
     effect_age_s: float | None
 
+    @property
+    def settled(self) -> bool:
+        """Whether it is known under which id it exists, and nothing about it is open."""
+        return self.effect_id is not None and not self.open and not self.unknown
+
 
 @dataclass(frozen=True)
 class Held:

@@ -1,10 +1,13 @@
 """Both vendors' clients together, with the addresses that bind a case to them."""
 
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 
 from onboarding.errors import OPENSPECIMEN
 from onboarding.ledger.opening import Addresses
+from onboarding.steps.turns import Turns
 from onboarding.vendors.clinical_one import ClinicalOneClient
+from onboarding.vendors.limits import Turn
 from onboarding.vendors.openspecimen import OpenSpecimenClient
 
 
@@ -17,11 +20,23 @@ class Systems:
     openspecimen_address: str
     clinical_one_address: str
     time_zone: str
+    exception_turns: Turns = field(default_factory=Turns)
+
+    def client(self, system: str) -> OpenSpecimenClient | ClinicalOneClient:
+        """The client of one system."""
+        return self.openspecimen if system == OPENSPECIMEN else self.clinical_one
 
     def login_digest(self, system: str) -> str:
         """Under which digest a refused log-in to this system is remembered."""
-        client = self.openspecimen if system == OPENSPECIMEN else self.clinical_one
-        return client.credentials_digest
+        return self.client(system).credentials_digest
+
+    def turn(self, system: str, seconds: float) -> AbstractAsyncContextManager[Turn]:
+        """Wait for the place of one effect; its deadline, of so many seconds, begins when it has it.
+
+        Raises:
+            Unavailable: a long pause is under way, or the system looks dead; nothing was sent.
+        """
+        return self.client(system).turn(seconds)
 
     @property
     def login_digests(self) -> list[str]:

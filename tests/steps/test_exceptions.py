@@ -71,7 +71,7 @@ async def test_ten_cases_of_several_runners_need_one_exception_even_if_its_creat
 
 
 async def test_a_case_that_finds_the_content_held_looks_again_soon_not_when_the_lease_would_end(tmp_path: Path) -> None:
-    async with laboratory(tmp_path, lease_seconds=90) as lab:
+    async with laboratory(tmp_path, lease_seconds=90, request_timeout_seconds=30) as lab:
         held = lab.fault("list_exceptions", "hold")
         first, second = await lab.open(exception(1)), await lab.open(exception(2))
         work = asyncio.create_task(lab.attempt(first))
