@@ -38,6 +38,10 @@ class Systems:
         """
         return self.client(system).turn(seconds)
 
+    def closed_for_s(self, system: str) -> float:
+        """Seconds for which nothing will be sent there: a pause it asked for, or it looks dead; 0 if it may be used."""
+        return self.client(system).closed_for_s()
+
     @property
     def login_digests(self) -> list[str]:
         """The digests of both connections as they are set now."""
