@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.report import markdown_table, save_report, summary
 from benchmarks.rounds import play_round
 from benchmarks.servers import LATENCY_MS, ROOT, installed_postgres, running_servers
-from benchmarks.table import LIMIT, Contender, picked
+from benchmarks.table import Contender, picked
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -26,6 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--at-once", type=int, default=64, metavar="N", help="subjects at a time (default 64)")
     parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="times as many subjects as usual")
+    parser.add_argument("--profile", action="store_true", help="write profiles beside the figures; they slow all down")
     parser.add_argument("--write", action="store_true", help="write docs/performance.md even if only some were picked")
     return parser
 
@@ -38,7 +39,14 @@ def measure(contenders: Sequence[Contender], given: argparse.Namespace) -> list[
         prefect = {one.store for one in contenders if one.prefect}
         with running_servers(Path(folder), postgres="postgres" in stores, prefect=prefect) as servers:
             for turn in range(given.rounds):
-                for figures in play_round(contenders, servers, at_once=given.at_once, scale=given.scale, turn=turn):
+                for figures in play_round(
+                    contenders,
+                    servers,
+                    at_once=given.at_once,
+                    scale=given.scale,
+                    turn=turn,
+                    profiles=RESULTS if given.profile else None,
+                ):
                     played.append(figures)
                     print(f"round {turn + 1} {figures['contender']:24} {_line(figures)}", flush=True)
     return played
@@ -65,6 +73,7 @@ def main() -> int:
             print(f"left out: {one.name} (there is no {lacks})")
         else:
             contenders.append(one)
+    RESULTS.mkdir(exist_ok=True)
     began = time.monotonic()
     played = measure(contenders, given)
     failed = [one for one in played if "failed" in one]
@@ -78,14 +87,13 @@ def main() -> int:
         "rows": rows,
         "played": played,
     }
-    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{run['at'].replace(':', '')}.json"
     path.write_text(json.dumps(run, indent=1), encoding="utf-8")
     print(f"\n{markdown_table(rows)}\n\n{run['minutes']} minutes; all figures: {path.relative_to(ROOT)}")
     if failed:
         print(f"{len(failed)} contenders' turns failed; nothing is written.", file=sys.stderr)
         return 1
-    if given.write or (not given.only and given.rounds >= 5 and LIMIT in {one.name for one in contenders}):
+    if given.write or not (given.only or given.profile or given.rounds < 5 or given.scale != 1):
         save_report(run, ROOT / "docs")
         print("wrote docs/performance.md and docs/performance.svg")
     return 0

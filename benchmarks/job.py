@@ -19,6 +19,7 @@ class Job:
         at_once: how many subjects are worked at a time, where the contender lets one choose.
         folder: an empty folder of its own.
         database_url: where its state is kept, in SQLAlchemy's form; empty if it keeps none.
+        profile: a file for its profile; empty for none.
     """
 
     contender: str
@@ -28,6 +29,7 @@ class Job:
     at_once: int
     folder: str
     database_url: str = ""
+    profile: str = ""
 
     @property
     def numbers(self) -> range:

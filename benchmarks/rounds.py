@@ -27,7 +27,7 @@ class Failed(RuntimeError):
 
 
 def play_round(
-    contenders: Sequence[Contender], servers: Servers, *, at_once: int, scale: float, turn: int
+    contenders: Sequence[Contender], servers: Servers, *, at_once: int, scale: float, turn: int, profiles: Path | None
 ) -> Iterator[Figures]:
     """One round; each contender's figures as they come. ``turn`` shifts the order, so that nobody is always first."""
     shift = turn % len(contenders)
@@ -35,14 +35,16 @@ def play_round(
         subjects = max(2, round(contender.subjects * scale))
         figures: Figures
         try:
-            figures = play(contender, servers, subjects=subjects, at_once=at_once)
+            figures = play(contender, servers, subjects=subjects, at_once=at_once, profiles=profiles)
         except Failed as failed:
             figures = {"failed": str(failed)}
         yield {"round": turn, "contender": contender.name, **figures}
 
 
-def play(contender: Contender, servers: Servers, *, subjects: int, at_once: int) -> Figures:
-    """One contender once.
+def play(
+    contender: Contender, servers: Servers, *, subjects: int, at_once: int, profiles: Path | None = None
+) -> Figures:
+    """One contender once; ``profiles`` is a folder for what costs its processor time.
 
     Returns:
         ``wall_s``, ``cpu_s`` (client), ``server_cpu_s``, ``sandbox_cpu_s``, ``requests``, ``peak_mb``, ``load`` and more.
@@ -66,6 +68,7 @@ def play(contender: Contender, servers: Servers, *, subjects: int, at_once: int)
             at_once=at_once,
             folder=folder,
             database_url=stack.enter_context(_database(contender, servers, Path(folder))),
+            profile="" if profiles is None else str(profiles / f"{contender.name}.profile.txt"),
         )
         marks = _marks_of(job, environment, servers, servers.pids(contender.store, prefect=contender.prefect))
     effects, counts = control.effects(), control.counts()

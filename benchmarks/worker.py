@@ -16,7 +16,7 @@ def main() -> int:
     job = Job.load(Path(sys.argv[1]))
     (contender,) = (one for one in CONTENDERS if one.name == job.contender)
     run: Callable[[Job, Stopwatch], Awaitable[None]] = import_module(f"benchmarks.contenders.{contender.module}").run
-    watch = Stopwatch()
+    watch = Stopwatch(Path(job.profile) if job.profile else None)
     asyncio.run(_run(run(job, watch)))
     watch.tell()
     return 0
