@@ -122,7 +122,8 @@ class Section(BaseModel):
     def vendor_json(self) -> dict[str, Any]:
         """The given fields as JSON values under the vendor's names; dates as ``yyyy-MM-dd``."""
         return {
-            self.vendor_spellings.get(name) or _camel_case(name): _vendor_value(getattr(self, name)) for name in self.given()
+            self.vendor_spellings.get(name) or _camel_case(name): _vendor_value(getattr(self, name))
+            for name in self.given()
         }
 
     @model_serializer(mode="wrap")

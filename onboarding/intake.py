@@ -174,7 +174,11 @@ def parse_request(source: str | bytes | Mapping[str, Any]) -> IntakeRequest:
         BadInput: one line per problem: the field as the user spelt it, what is wrong and what is allowed. Values are
             not repeated.
     """
-    content = read_object(source)
+    return checked_request(read_object(source))
+
+
+def checked_request(content: Mapping[str, Any]) -> IntakeRequest:
+    """The request of content that ``read_object`` gave, or that is made of plain values like that; errors as above."""
     try:
         return IntakeRequest.model_validate(content)
     except ValidationError as error:

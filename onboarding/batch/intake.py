@@ -1,0 +1,204 @@
+"""Taking a file in: good rows wait encrypted in the ledger, and become cases all at once when the whole file is good."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from onboarding.batch.reading import BatchFile, Row, RowProblem, open_batch
+from onboarding.errors import BadInput
+from onboarding.ledger import batches, drafting, opening, releasing
+from onboarding.ledger.batch_states import BatchState, RowStanding
+from onboarding.ledger.drafting import BadRow, Draft
+from onboarding.ledger.ledger import Ledger
+from onboarding.ledger.opening import Addresses
+from onboarding.settings import Settings
+from onboarding.workbench import check_mode
+
+Report = Callable[[RowProblem], None]
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What taking a file in came to.
+
+    Attributes:
+        batch_id: the batch, for ``batches.counts``, ``due_of_batch`` and ``outcomes``.
+        released: its good rows are cases now. Else nothing was opened.
+        known: this very file was released before; its batch goes on, and nothing was opened twice.
+        whole: the file was read to its end (not if it cannot be told where a row begins, for instance).
+        rows: rows of the file; so many of them were left out because of a problem (``left_out``), opened a new case
+            (``opened``), found theirs (``found``) or replaced its request (``replaced``), or repeat an earlier row of the
+            file (``repeated``). Of a rejected file only ``rows`` and ``left_out`` are known.
+    """
+
+    batch_id: str
+    released: bool
+    known: bool
+    whole: bool
+    rows: int
+    left_out: int
+    opened: int = 0
+    found: int = 0
+    replaced: int = 0
+    repeated: int = 0
+
+
+def take_in_file(
+    ledger: Ledger,
+    path: Path,
+    *,
+    addresses: Addresses,
+    actor: str,
+    settings: Settings,
+    skip_bad: bool = False,
+    report: Report | None = None,
+) -> Intake:
+    """Take in a file by its path; see ``take_in``. A file that was released before is recognised without parsing it."""
+    sha256 = _sha256_of(path)
+    if sha256 is not None and (known := batches.batch_of_file(ledger, batches.file_digest(ledger, sha256))):
+        releasing.finish_release(ledger, known.id)
+        return _told(ledger, known.id, known=True)
+    with open_batch(path) as file:
+        return take_in(
+            ledger,
+            file,
+            addresses=addresses,
+            actor=actor,
+            settings=settings,
+            name=path.name,
+            skip_bad=skip_bad,
+            report=report,
+        )
+
+
+def take_in(
+    ledger: Ledger,
+    file: BatchFile,
+    *,
+    addresses: Addresses,
+    actor: str,
+    settings: Settings,
+    name: str | None = None,
+    skip_bad: bool = False,
+    report: Report | None = None,
+) -> Intake:
+    """Read a file into the ledger and release its rows as cases, or reject it.
+
+    Every problem of every row goes to ``report`` as it is found, and stays for ``batches.outcomes`` in the file's order. The
+    file is rejected if a row has one, unless ``skip_bad`` leaves those rows out and there is a good one; it is always
+    rejected if it could not be read to its end. Then nothing was opened. Interrupted at any point, the same call again gives
+    the same end.
+
+    It blocks: reading, encrypting and short transactions, a thousand rows each.
+
+    Raises ``LedgerError`` (``BatchGone`` among it: somebody swept this batch while its reading stood still).
+    """
+    batches.sweep(ledger)
+    releasing.finish_releases(ledger)
+    batch_id = batches.open_batch(ledger, addresses, actor=actor, name=name)
+    reading = _Reading(ledger, batch_id, settings, report or (lambda _problem: None))
+    try:
+        reading.take(file)
+    except BaseException:
+        batches.reject(ledger, batch_id)
+        raise
+    if not reading.whole or (reading.left_out and not skip_bad) or reading.left_out == reading.rows:
+        digest = batches.file_digest(ledger, file.sha256) if reading.whole else None
+        batches.reject(ledger, batch_id, file_digest=digest, rows=reading.rows)
+        return Intake(
+            batch_id, released=False, known=False, whole=reading.whole, rows=reading.rows, left_out=reading.left_out
+        )
+    digest = batches.file_digest(ledger, file.sha256)
+    released = releasing.release(ledger, batch_id, digest, reading.rows)
+    if released != batch_id:
+        batches.reject(ledger, batch_id)
+    return _told(ledger, released, known=released != batch_id)
+
+
+@dataclass
+class _Reading:
+    """The rows of one file on their way into the ledger."""
+
+    ledger: Ledger
+    batch_id: str
+    settings: Settings
+    report: Report
+    whole: bool = True
+    rows: int = 0
+    left_out: int = 0
+    _drafts: list[Draft] = field(default_factory=list)
+    _bad: list[BadRow] = field(default_factory=list)
+
+    def take(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            if row.number == 0:
+                self.whole = False
+                self._leave_out(row, row.problems)
+                continue
+            self.rows += 1
+            request = self._checked(row)
+            if isinstance(request, Draft):
+                self._drafts.append(request)
+            else:
+                self._leave_out(row, request)
+            if len(self._drafts) + len(self._bad) >= batches.CHUNK:
+                self._store()
+        self._store()
+
+    def _checked(self, row: Row) -> Draft | tuple[RowProblem, ...]:
+        request = row.request()
+        if isinstance(request, tuple):
+            return request
+        try:
+            check_mode(request, self.settings)
+        except BadInput as wrong:
+            return row.worded(wrong.problems)
+        return Draft(row.number, row.line, opening.prepare(self.ledger.key, request))
+
+    def _leave_out(self, row: Row, problems: tuple[RowProblem, ...]) -> None:
+        self.left_out += row.number > 0
+        self._bad.append(BadRow(row.number, row.line, tuple(f"{each.column}: {each.what}" for each in problems)))
+        for problem in problems:
+            self.report(problem)
+
+    def _store(self) -> None:
+        if not self._drafts and not self._bad:
+            return
+        found = drafting.add_rows(self.ledger, self.batch_id, self._drafts, self._bad)
+        self._drafts, self._bad = [], []
+        self.left_out += len(found)
+        for bad in found:
+            for problem in bad.problems:
+                place, _, what = problem.partition(": ")
+                self.report(RowProblem(bad.number, bad.line, place, what))
+
+
+def _told(ledger: Ledger, batch_id: str, *, known: bool) -> Intake:
+    batch = batches.batch(ledger, batch_id)
+    assert batch is not None, "a released batch stays"
+    rows = batches.counts(ledger, batch_id).rows
+    return Intake(
+        batch_id,
+        released=batch.state in (BatchState.RELEASING, BatchState.RELEASED),
+        known=known,
+        whole=True,
+        rows=batch.rows,
+        left_out=rows.get(RowStanding.LEFT_OUT, 0),
+        opened=rows.get(RowStanding.OPENED, 0),
+        found=rows.get(RowStanding.FOUND, 0),
+        replaced=rows.get(RowStanding.REPLACED, 0),
+        repeated=rows.get(RowStanding.REPEATED, 0),
+    )
+
+
+def _sha256_of(path: Path) -> str | None:
+    """The digest of a plain file; None of a pipe, which can be read only once, and of what cannot be read."""
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return None
