@@ -103,6 +103,22 @@ class Settings(BaseModel):
         le=10000,
         description="Requests to one vendor begun per second, of one process; no limit of its own if it is not set.",
     )
+    concurrency: int = Field(
+        default=48,
+        ge=1,
+        le=1000,
+        description="Cases of a batch that are worked at a time, of one process; each has one request under way at most.",
+    )
+    batch_task_runs: int = Field(
+        default=100,
+        ge=0,
+        le=1000,
+        description="Batches of up to so many cases show each step as a task run; larger ones a task run for each chunk.",
+    )
+    batch_chunk: int = Field(default=250, ge=1, le=5000, description="Cases of one chunk of a larger batch.")
+    inbox: Path | None = Field(
+        default=None, description="Folder from which files of many subjects are taken; an absolute path."
+    )
     max_sends: int = Field(default=4, ge=1, le=50, description="Times one effect is sent before a person must look.")
     max_probes: int = Field(
         default=8, ge=1, le=100, description="Probes with an effect of their own before an outcome is called unknown."
