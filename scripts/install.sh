@@ -1,13 +1,13 @@
 #!/bin/sh
-# Makes .venv and installs the project with its locked dependencies: install.sh run|test|bench
-# What the project is measured beside goes into an environment of its own, .venv-bench, and disturbs nothing.
+# Makes .venv and installs the project with its locked dependencies: install.sh run|test|bench|mutants
+# What only measures the project or its tests goes into an environment of its own, such as .venv-bench, and disturbs nothing.
 # A second run finds that nothing changed and installs nothing. PYTHON=/path/to/python chooses the interpreter.
 set -eu
 
 kind=$1
 cd "$(dirname "$0")/.."
 venv=.venv
-[ "$kind" != bench ] || venv=.venv-bench
+case $kind in bench | mutants) venv=.venv-$kind ;; esac
 python=$venv/bin/python
 
 # What the shell exports for other projects must not redirect this installation. Where packages come from

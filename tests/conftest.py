@@ -22,9 +22,11 @@ _CONTACTS = forbid_all_but_loopback()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that share one Prefect server, or one played matrix, together when several processes share the tests."""
+    """Mark the tests that need PostgreSQL; keep those that share a Prefect server, or a played matrix, in one process."""
     for item in items:
         names = getattr(item, "fixturenames", ())
+        if "postgres" in names:
+            item.add_marker(pytest.mark.postgres)
         if "prefect_server" in names:
             item.add_marker(pytest.mark.xdist_group("prefect"))
         elif "played" in names:
