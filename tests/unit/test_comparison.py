@@ -45,7 +45,7 @@ def test_a_body_is_compared_leaf_by_leaf() -> None:
 
 
 def test_what_names_the_registration_or_its_protocol_is_not_compared() -> None:
-    named = {"id": 7, "cpId": 1, "cpTitle": "T", "cpShortTitle": "S", "opComments": "why"}
+    named = {"id": 7, "cpId": {"of": 1}, "cpTitle": "T", "cpShortTitle": "S", "opComments": "why"}
     assert wanted(**named, participant={"id": 2}) == {"participant.id": "2"}
 
 
@@ -65,11 +65,12 @@ def test_a_path_that_does_not_stand_is_blank() -> None:
         ({}, ""),
         (7, "7"),
         (" a", "a "),
-        (True, True),
+        (True, "true"),
+        (False, "false"),
         ([2, 1], ["1", "2"]),
         ([{"a": 1, "b": None}], [{"b": "", "a": "1"}]),
         ([{"a": 1, "b": []}], [{"a": 1, "b": {}}]),
-        ([{"a": True}], [{"a": True}]),
+        ([{"a": 1, "c": 2}], [{"c": 2, "a": 1}]),
     ],
 )
 def test_what_means_the_same_is_the_same(value: Any, other: Any) -> None:
@@ -104,6 +105,7 @@ def test_what_means_something_else_differs(value: Any, other: Any) -> None:
         " 1961-07-03 ",
         "1961-07-03T00:00:00-04:00",
         "1961-07-03T04:00:00+00:00",
+        "1961-07-03T00:00:00",
         "1961-07-03T23:59:59",
         -268_171_200_000,
         "-268171200000",
@@ -120,6 +122,7 @@ def test_a_midnight_in_one_zone_is_another_day_in_another() -> None:
     assert both("2025-11-21", moment, "registrationDate", KOLKATA) == []
     assert both("2025-11-21", moment, "registrationDate", NEW_YORK) == ["registrationDate"]
     assert both("2025-11-21", "2025-11-20T20:00:00+00:00", "registrationDate", KOLKATA) == []
+    assert both("2025-11-21T02:00:00+00:00", "2025-11-20", "registrationDate", NEW_YORK) == []
     assert both(moment, moment + 1000, "notADate", NEW_YORK) == ["notADate"]
 
 
