@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Only Python, make and a network are needed.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-test demo test acceptance crash crash-all setup-bench bench lint format lock clean
+.PHONY: help setup setup-test demo test acceptance crash crash-all setup-bench bench setup-mutants mutants lint format lock clean
 
 BIN := .venv/bin
 CLEAN := sh scripts/clean_env.sh
@@ -41,6 +41,12 @@ setup-bench:
 bench: setup-bench ## measure this project beside others, in .venv-bench: ARGS="--rounds 1 --only limit,bare"
 	@$(CLEAN) .venv-bench/bin/python -m benchmarks $(ARGS)
 
+setup-mutants:
+	@sh scripts/install.sh mutants
+
+mutants: setup-mutants ## change the code that decides about effects, see which changes no test notices: ARGS="'onboarding.keys*'"
+	@$(CLEAN) .venv-mutants/bin/python -m tests.mutants $(ARGS)
+
 lint: setup-test ## check style and types
 	$(CLEAN) $(BIN)/ruff check .
 	$(CLEAN) $(BIN)/ruff format --check .
@@ -62,7 +68,9 @@ lock: setup ## resolve the dependencies of pyproject.toml into requirements/*.tx
 		--output-file requirements/test.txt
 	@$(COMPILE) pyproject.toml requirements/build.in --group bench --constraint requirements/run.txt \
 		--output-file requirements/bench.txt
+	@$(COMPILE) pyproject.toml requirements/build.in --group test --group mutants --constraint requirements/test.txt \
+		--output-file requirements/mutants.txt
 
 clean: ## remove .venv and everything that tools left behind
-	@rm -rf .venv .venv-bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-bench .venv-mutants mutants build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
