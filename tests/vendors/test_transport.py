@@ -6,6 +6,7 @@ import gzip
 import logging
 import socket
 import time
+from decimal import Decimal
 
 import pytest
 
@@ -31,6 +32,15 @@ async def no_answer(http: VendorHttp, url: str, wire: Wire, method: str = "PUT",
 async def until(condition: asyncio.Event) -> None:
     async with asyncio.timeout(10):
         await condition.wait()
+
+
+def test_numbers_go_out_as_they_were_given_and_what_is_no_json_does_not() -> None:
+    numbers = {"whole": Decimal("7.00"), "part": Decimal("1.50"), "name": "é"}
+    assert json_bytes(numbers) == '{"whole":7,"part":1.5,"name":"é"}'.encode()
+    with pytest.raises(TypeError, match="set cannot be written as JSON"):
+        json_bytes({1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        json_bytes(float("nan"))
 
 
 async def test_an_answer_comes_with_status_headers_and_body(http: VendorHttp) -> None:
