@@ -28,7 +28,7 @@ _STYLES: Final[Mapping[str, str]] = {
     "draft": "dim",
     "not_requested": "dim",
 }
-_STEP_TITLES: Final = {
+STEP_TITLES: Final = {
     StepName.REGISTRATION: "registration",
     StepName.DISPENSATION: "dispensation",
     StepName.DEVICE: "device",
@@ -115,7 +115,7 @@ def cases_table(cases: Sequence[CaseView], width: int, title: str | None = None)
         for case in cases:
             table.add_row(case.id, f"..{case.subject_id[-8:]}", case.mode, styled(case.status.value), _stands_at(case))
         return table
-    for heading in ("case", "subject", "mode", "status", *_STEP_TITLES.values(), "why, and when"):
+    for heading in ("case", "subject", "mode", "status", *STEP_TITLES.values(), "why, and when"):
         table.add_column(heading, no_wrap=heading == "case", overflow="fold")
     for case in cases:
         steps = [styled(case.steps[name].status.value) for name in StepName]
@@ -127,7 +127,7 @@ def cases_table(cases: Sequence[CaseView], width: int, title: str | None = None)
 
 def _stands_at(case: CaseView) -> Text:
     step = next((step for step in case.steps.values() if step.status not in _PASSED), None)
-    return Text("") if step is None else Text(f"{_STEP_TITLES[step.name]} ") + styled(step.status.value)
+    return Text("") if step is None else Text(f"{STEP_TITLES[step.name]} ") + styled(step.status.value)
 
 
 def why_and_when(case: CaseView) -> str:
@@ -179,7 +179,7 @@ def step_lines(case: CaseView) -> Iterable[Text]:
     for step in case.steps.values():
         if step.status is StepStatus.NOT_REQUESTED:
             continue
-        line = Text(f"  {_STEP_TITLES[step.name]:<14}") + styled(step.status.value)
+        line = Text(f"  {STEP_TITLES[step.name]:<14}") + styled(step.status.value)
         if step.code:
             status = f" (HTTP {step.http_status})" if step.http_status else ""
             line.pad_right(max(0, _STATUS_COLUMN - len(line)))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from prefect.artifacts import acreate_table_artifact
 
-from onboarding.steps.planning import Change, PlanLine
+from onboarding.steps.planning import PlanLine
 
 
 def plan_rows(lines: Sequence[PlanLine]) -> list[dict[str, str]]:
@@ -13,19 +13,12 @@ def plan_rows(lines: Sequence[PlanLine]) -> list[dict[str, str]]:
         {
             "step": line.step.value,
             "what would happen": line.action.value,
-            "differences": "; ".join(change_text(change) for change in line.changes),
+            "differences": "; ".join(str(change) for change in line.changes),
             "code": line.code or "",
             "note": line.note,
         }
         for line in lines
     ]
-
-
-def change_text(change: Change) -> str:
-    """One difference, as ``ppid: ASCI000 -> ASCI123``; personal data is named, not shown."""
-    if change.asked is None:
-        return f"{change.field}: differs (personal data, not shown)"
-    return f"{change.field}: {change.stands} -> {change.asked}"
 
 
 async def save_plan(lines: Sequence[PlanLine]) -> None:

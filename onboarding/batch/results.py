@@ -88,7 +88,7 @@ def write_results(ledger: Ledger, batch_id: str, target: Path) -> int:
         BadInput: it cannot be written there.
     """
     count = 0
-    with _new_file(target, encoding="utf-8-sig") as stream:
+    with new_file(target, encoding="utf-8-sig") as stream:
         writer = csv.writer(stream)
         writer.writerow(RESULT_COLUMNS)
         for result in results(ledger, batch_id):
@@ -114,7 +114,7 @@ def write_errors(ledger: Ledger, batch_id: str, source: Path) -> Path | None:
         return None
     with open_batch(source) as file:
         target = errors_path(source, file.format)
-        with _new_file(target, encoding="utf-8-sig" if file.bom else "utf-8", keep_previous=True) as stream:
+        with new_file(target, encoding="utf-8-sig" if file.bom else "utf-8", keep_previous=True) as stream:
             _copy_rows(file, chain([first], wanted), stream)
             if not file.ended or batches.file_digest(ledger, file.sha256) != batch.file_digest:
                 raise BadInput(["file: was changed since it was taken in; the rows that need mending were not copied"])
@@ -144,7 +144,7 @@ def _copy_rows(file: BatchFile, numbers: Iterator[int], stream: TextIO) -> None:
 
 
 @contextmanager
-def _new_file(target: Path, *, encoding: str, keep_previous: bool = False) -> Iterator[TextIO]:
+def new_file(target: Path, *, encoding: str, keep_previous: bool = False) -> Iterator[TextIO]:
     """A text file for its owner alone that takes its place when it is whole; nothing is left if anything raises."""
     draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:

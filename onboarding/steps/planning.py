@@ -37,6 +37,12 @@ class Change:
     stands: str | None = None
     asked: str | None = None
 
+    def __str__(self) -> str:
+        """As ``ppid: ASCI000 -> ASCI123``; personal data is named, not shown."""
+        if self.asked is None:
+            return f"{self.field}: differs (personal data, not shown)"
+        return f"{self.field}: {self.stands} -> {self.asked}"
+
 
 @dataclass(frozen=True)
 class PlanLine:

@@ -1,0 +1,119 @@
+"""How far a batch is, as the ledger knows it, whoever works on it: for screens, lines and artifacts."""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Final
+
+from onboarding.ledger import batch_progress, batches
+from onboarding.ledger.ledger import Ledger
+from onboarding.ledger.states import CaseStatus, StepName, StepStatus
+
+_SHARE_OF_TIME: Final = 20
+"""Looking takes one part in so many of the time, however large the batch."""
+_WINDOW_S: Final = 20.0
+
+
+@dataclass(frozen=True)
+class StepProgress:
+    """So many cases ask for a step, and so many have it done."""
+
+    asked: int = 0
+    done: int = 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How many cases of a batch stand where. ``untouched`` were not worked yet; ``waiting`` were, and wait."""
+
+    done: int
+    untouched: int
+    waiting: int
+    attention: int
+    cancelled: int
+    steps: Mapping[StepName, StepProgress]
+
+    @property
+    def cases(self) -> int:
+        """All of them."""
+        return self.done + self.untouched + self.waiting + self.attention + self.cancelled
+
+    @property
+    def worked(self) -> int:
+        """Those that were worked, however that ended."""
+        return self.cases - self.untouched
+
+    def __str__(self) -> str:
+        return f"{self.done} of {self.cases} done, {self.waiting} waiting, {self.attention} need attention"
+
+
+def look(ledger: Ledger, batch_id: str) -> Progress:
+    """How far the batch is now. It blocks, for a time that grows with the batch."""
+    counts = batches.counts(ledger, batch_id)
+    waiting = sum(n for (status, reason), n in counts.cases.items() if status is CaseStatus.READY and reason)
+    asked: Counter[StepName] = Counter()
+    done: Counter[StepName] = Counter()
+    for found in batch_progress.step_counts(ledger, batch_id):
+        asked[found.step] += found.number if found.status is not StepStatus.NOT_REQUESTED else 0
+        done[found.step] += found.number if found.status is StepStatus.DONE else 0
+    return Progress(
+        done=counts.of(CaseStatus.DONE),
+        untouched=counts.of(CaseStatus.READY) - waiting,
+        waiting=waiting,
+        attention=counts.of(CaseStatus.ATTENTION),
+        cancelled=counts.of(CaseStatus.CANCELLED),
+        steps={step: StepProgress(asked[step], done[step]) for step in StepName},
+    )
+
+
+class Pace:
+    """How many cases get done a second, over the last while, and how long the rest takes at that."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def add(self, progress: Progress) -> None:
+        """Note how far it is now."""
+        now = monotonic()
+        self._seen.append((now, progress.done))
+        while now - self._seen[0][0] > _WINDOW_S:
+            self._seen.popleft()
+
+    @property
+    def per_second(self) -> float:
+        """Cases done a second; 0 if that is not known."""
+        (begun, first), (now, last) = self._seen[0], self._seen[-1]
+        return (last - first) / (now - begun) if now > begun else 0.0
+
+    def left_s(self, progress: Progress) -> float | None:
+        """Seconds until those that were not worked yet are, or None if nobody can tell."""
+        return progress.untouched / self.per_second if self.per_second > 0 else None
+
+
+@asynccontextmanager
+async def watching(
+    ledger: Ledger, batch_id: str, show: Callable[[Progress], Any], *, every_s: float
+) -> AsyncIterator[None]:
+    """Show how far a batch is while the block runs, now and then and once more at its end."""
+    over = asyncio.Event()
+
+    async def watch() -> None:
+        while True:
+            begun = monotonic()
+            show(await asyncio.to_thread(look, ledger, batch_id))
+            if over.is_set():
+                return
+            try:
+                await asyncio.wait_for(over.wait(), max(every_s, (monotonic() - begun) * _SHARE_OF_TIME))
+            except TimeoutError:
+                continue
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        over.set()
+        await asyncio.shield(watcher)  # the ledger is closed soon
