@@ -307,10 +307,15 @@ class _Digesting(io.RawIOBase):
     def readinto(self, buffer: Any, /) -> int:
         """Read some bytes."""
         view = memoryview(buffer).cast("B")
-        data = self._read(len(view))
-        self.sha256.update(data)
-        view[: len(data)] = data
-        return len(data)
+        try:
+            data = self._read(len(view))
+        except OSError as error:
+            problem = f"file: cannot be read to its end: {error.strerror}"
+        else:
+            self.sha256.update(data)
+            view[: len(data)] = data
+            return len(data)
+        raise BadInput([problem])
 
 
 @contextmanager

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from pydantic import ValidationError
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from onboarding.clocks import utc_now
 from onboarding.errors import RequestConflict
+from onboarding.intake import IntakeRequest, parse_request
 from onboarding.keys import LedgerKey
 from onboarding.ledger import trail
 from onboarding.ledger.claims import claim_key, give_back_claims
@@ -62,6 +64,15 @@ def request_place(case_id: str) -> str:
 def stored_json(request: OnboardingRequest) -> bytes:
     """The request as the ledger keeps it (encrypted): exactly what was given, under the vendors' names."""
     return json.dumps(request.vendor_json(), separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def stored_request(stored: bytes) -> IntakeRequest:
+    """What ``stored_json`` gave, as a request again; it was checked when it was taken in, so it is only given its types."""
+    try:
+        return IntakeRequest.model_validate_json(stored)
+    except ValidationError:
+        pass
+    return parse_request(stored)  # says what this version does not allow any more, without values
 
 
 def business_key(request: OnboardingRequest) -> str:
