@@ -9,13 +9,21 @@ from collections.abc import Iterator  # noqa: E402 - after the scrub
 from pathlib import Path  # noqa: E402 - after the scrub
 
 import pytest  # noqa: E402 - after the scrub
-from hypothesis import HealthCheck, settings  # noqa: E402 - after the scrub
+from hypothesis import HealthCheck, Phase, settings  # noqa: E402 - after the scrub
 
 from tests.support.loopback import ForbiddenContacts, forbid_all_but_loopback  # noqa: E402 - after the scrub
 from tests.support.postgres import PostgresServer, running_postgres  # noqa: E402 - after the scrub
 
 # Two shared cores make single examples slow now and then, which says nothing about the code.
 settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+# For `make mutants`: the same examples each time, and no search for the smallest, since any failure will do.
+settings.register_profile(
+    "mutants",
+    settings.get_profile("project"),
+    max_examples=30,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+)
 settings.load_profile("project")
 
 _CONTACTS = forbid_all_but_loopback()
