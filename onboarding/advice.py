@@ -20,6 +20,7 @@ _OURS: Final[Mapping[str, str]] = {
     "participants in OpenSpecimen, then decide.",
     "SENDS_USED_UP": "It was sent as often as allowed and never applied; find out why the vendor drops it, then resume.",
     "PROBES_USED_UP": "Whether it was applied could not be found out; ask the vendor, then decide.",
+    "SEEN_TOO_LONG_AGO": "The request waited for its turn for so long that the dispensation is looked at again first.",
     "NOT_DISPENSED": "The device is not dispensed to the subject yet; dispense it in Clinical One, or wait.",
     "WAITED_TOO_LONG": "The device was not dispensed within ONBOARDING_MAX_WAIT_DAYS; dispense it, then resume, or cancel.",
     "VISIT_NOT_STATED": "The dispensation check of this installation names no visit, so the connection type cannot be found; "

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from math import inf
 from typing import Any, Final, TypeVar
 
 from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, BadSettings, LeaseLost
@@ -21,11 +22,13 @@ from onboarding.steps.claiming import Asked, holds_of
 from onboarding.steps.session import CaseSession
 from onboarding.steps.systems import Systems
 from onboarding.vendors.clinical_one import ClinicalOneClient
+from onboarding.vendors.limits import Limits
 from onboarding.vendors.openspecimen import OpenSpecimenClient
 from onboarding.vendors.transport import VendorHttp
 
 T = TypeVar("T")
 _PAUSE_LASTS_S: Final = 1.0
+_TOGETHER: Final = 0.05  # part of a pause within which further answers that ask for it do not prolong it
 
 
 class LedgerGate:
@@ -35,6 +38,7 @@ class LedgerGate:
         self._ledger = ledger
         self._in_thread = in_thread
         self._pauses: dict[str, tuple[float, float]] = {}
+        self._asking: dict[str, asyncio.Future[float]] = {}
 
     def credentials_digest(self, system: str, *parts: str) -> str:
         """A keyed digest; it changes when address, name or secret does."""
@@ -50,24 +54,47 @@ class LedgerGate:
         await self._in_thread(self._ledger.remember_login_refused, system, digest, code)
 
     async def not_before(self, system: str) -> float:
-        """Seconds nobody may send; the ledger is asked at most once a second."""
-        now = asyncio.get_running_loop().time()
-        asked_at, until = self._pauses.get(system, (-_PAUSE_LASTS_S, 0.0))
-        if now - asked_at >= _PAUSE_LASTS_S:
+        """Seconds nobody may send; the ledger is asked once a second, by one of those who want to know."""
+        loop = asyncio.get_running_loop()
+        asked_at, until = self._pauses.get(system, (-inf, 0.0))
+        age_s = loop.time() - asked_at
+        if age_s >= _PAUSE_LASTS_S:
+            asking = self._asking.get(system)
+            if asking is None:
+                asking = self._asking[system] = asyncio.ensure_future(self._ask(system))
+                await asyncio.wait({asking})
+            elif age_s >= 2 * _PAUSE_LASTS_S:
+                await asyncio.wait({asking})
+            if asking.done():
+                until = asking.result()
+        return max(0.0, until - loop.time())
+
+    async def _ask(self, system: str) -> float:
+        """Until when nobody may send, by the event loop's clock: as the ledger has it, or longer as is known here."""
+        try:
             left = float(await self._in_thread(self._ledger.not_before, system))
-            asked_at, until = now, now + left
-            self._pauses[system] = (asked_at, until)
-        return max(0.0, until - now)
+        finally:
+            del self._asking[system]
+        now = asyncio.get_running_loop().time()
+        until = max(now + left, self._pauses.get(system, (now, now))[1])
+        self._pauses[system] = (now, until)
+        return until
 
     async def remember_not_before(self, system: str, seconds: float) -> None:
-        """Keep every process from sending for so many seconds, or longer if one was asked for already."""
+        """Keep every process from sending for so many seconds, or longer if one was asked for already.
+
+        The ledger gets it a little longer, so that it is written once for all whose requests were turned away together.
+        """
         now = asyncio.get_running_loop().time()
-        left = max(0.0, self._pauses.get(system, (now, now))[1] - now)
-        self._pauses[system] = (now, now + max(seconds, left))  # at once, for what is about to go out here
-        left = max(left, float(await self._in_thread(self._ledger.not_before, system)))
-        self._pauses[system] = (now, now + max(seconds, left))
+        known = self._pauses.get(system, (now, now))[1]
+        if known >= now + seconds:
+            return
+        longer = seconds * (1 + _TOGETHER)
+        self._pauses[system] = (now, now + longer)  # at once, for what is about to go out here
+        left = float(await self._in_thread(self._ledger.not_before, system))
+        self._pauses[system] = (now, now + max(longer, left))
         if seconds > left:
-            await self._in_thread(self._ledger.remember_not_before, system, seconds)
+            await self._in_thread(self._ledger.remember_not_before, system, longer)
 
 
 class Workbench:
@@ -169,14 +196,26 @@ async def open_workbench(
 
     runner = Runner(actor, settings.lease_seconds, flow_run_id, settings.max_idle_takings, tuple(settings.modes))
     try:
-        async with http or VendorHttp(ca_file=settings.ca_file) as carrier:
+        async with http or VendorHttp(settings.ca_file, _connections_for(settings)) as carrier:
             gate = LedgerGate(ledger, in_thread)
-            options = {
-                "login_timeout_s": settings.request_timeout_seconds,
-                "retry_after_ceiling_s": settings.retry_after_ceiling_seconds,
-            }
-            openspecimen = OpenSpecimenClient(connections.openspecimen, carrier, gate, **options)
-            clinical_one = ClinicalOneClient(connections.clinical_one, carrier, gate, **options)
+            timeout_s, ceiling_s = settings.request_timeout_seconds, settings.retry_after_ceiling_seconds
+            limits = Limits(settings.requests_in_flight, settings.requests_per_second)
+            openspecimen = OpenSpecimenClient(
+                connections.openspecimen,
+                carrier,
+                gate,
+                login_timeout_s=timeout_s,
+                retry_after_ceiling_s=ceiling_s,
+                limits=limits,
+            )
+            clinical_one = ClinicalOneClient(
+                connections.clinical_one,
+                carrier,
+                gate,
+                login_timeout_s=timeout_s,
+                retry_after_ceiling_s=ceiling_s,
+                limits=limits,
+            )
             systems = Systems(
                 openspecimen,
                 clinical_one,
@@ -192,6 +231,11 @@ async def open_workbench(
     finally:
         threads.shutdown(wait=True)
         ledger.close()
+
+
+def _connections_for(settings: Settings) -> int:
+    """Enough for both vendors' places and log-ins, so that no request waits for a connection while its deadline runs."""
+    return 2 * settings.requests_in_flight + 4
 
 
 def missing_connections(connections: Connections) -> list[str]:

@@ -16,7 +16,7 @@ from onboarding.ledger.step_writes import StepWrite
 from onboarding.ledger.views import Intent, StepView
 from onboarding.ledger.writes import CaseWrite
 from onboarding.steps.claiming import device_claims
-from onboarding.steps.dispensation import await_dispensation, fresh_guard
+from onboarding.steps.dispensation import await_dispensation, fresh_guard, refuse_old_guard
 from onboarding.steps.holding import hold
 from onboarding.steps.report import StepReport
 from onboarding.steps.sending import PROBES_USED_UP, SENDS_USED_UP, Sent, refuse_or_unknown, said, send_effect
@@ -66,6 +66,7 @@ async def _register(session: CaseSession, view: StepView, *, probe: bool = False
         ),
         probe=probe,
         refused=_record_refusal,
+        still=lambda: refuse_old_guard(session),
     )
     if not isinstance(sent, Sent):
         return sent
@@ -97,25 +98,26 @@ async def _settle(session: CaseSession, view: StepView, connection: ConnectionTy
 async def _ask_for_access_code(session: CaseSession) -> StepReport:
     device = session.request.device
     assert device is not None
-    subject = session.request.subject
-    deadline = session.deadline()
+    subject, client = session.request.subject, session.systems.clinical_one
     quiet_s = session.settings.quiet_seconds
 
     def probe(write: CaseWrite) -> int:
         write.step(STEP).probed("ASKING_FOR_ACCESS_CODE", quiet_s=quiet_s)
         return write.step(STEP).view().intent.attempts
 
-    attempt = await session.commit(probe)
     try:
-        credentials = await session.systems.clinical_one.reissue_access_code(
-            subject.study_id,
-            str(subject.mode),
-            subject.subject_id,
-            device.inventory_id,
-            device.m_subject_id,
-            deadline=deadline,
-            check=session.check_lease,
-        )
+        async with client.turn(session.settings.request_timeout_seconds) as turn:
+            refuse_old_guard(session)
+            attempt = await session.commit(probe)
+            credentials = await client.reissue_access_code(
+                subject.study_id,
+                str(subject.mode),
+                subject.subject_id,
+                device.inventory_id,
+                device.m_subject_id,
+                deadline=turn,
+                check=session.check_lease,
+            )
     except NotYet:
         raise
     except (InDoubt, Unavailable, LoginRefused) as error:

@@ -9,7 +9,7 @@ from typing import Final
 
 from onboarding.clocks import boot_seconds, utc_now
 from onboarding.endings import Ending
-from onboarding.errors import CLINICAL_ONE, NotYet, Refused
+from onboarding.errors import CLINICAL_ONE, NotYet, Refused, Unavailable
 from onboarding.identifiers import same_id
 from onboarding.ledger.states import StepName
 from onboarding.ledger.writes import CaseWrite
@@ -39,10 +39,26 @@ async def fresh_guard(session: CaseSession) -> Guard:
 
     A dispensation can be rolled back, so one that was seen is not trusted for longer.
     """
-    usable_s = GUARD_LASTS_S - session.settings.request_timeout_seconds
-    if session.guard is None or boot_seconds() - session.guard.read_at >= usable_s:
+    if session.guard is None or boot_seconds() - session.guard.read_at >= _usable_s(session):
         session.guard = await read_guard(session)
     return session.guard
+
+
+def refuse_old_guard(session: CaseSession) -> None:
+    """The wait for a place can make a guard too old; then the attempt begins anew with another look.
+
+    Raises:
+        Unavailable: it was read too long ago.
+    """
+    guard, usable_s = session.guard, max(_usable_s(session), GUARD_LASTS_S / 4)
+    if guard is None or boot_seconds() - guard.read_at >= usable_s:
+        raise Unavailable(
+            CLINICAL_ONE, "SEEN_TOO_LONG_AGO", "the dispensation was read too long ago.", retry_after_s=0.0
+        )
+
+
+def _usable_s(session: CaseSession) -> float:
+    return GUARD_LASTS_S - session.settings.request_timeout_seconds
 
 
 async def read_guard(session: Looks) -> Guard:
@@ -56,9 +72,8 @@ async def read_guard(session: Looks) -> Guard:
     assert device is not None
     subject = session.request.subject
     client = session.systems.clinical_one
-    read_at = boot_seconds()
-    mode = str(subject.mode)
-    kit = await client.dispensation(subject.study_id, mode, device.inventory_id, deadline=session.deadline())
+    mode, deadline = str(subject.mode), session.deadline()
+    kit = await client.dispensation(subject.study_id, mode, device.inventory_id, deadline=deadline)
     if kit is None:
         raise NotYet(CLINICAL_ONE, "NOT_DISPENSED", "the device is not dispensed.")
     if not same_id(kit.subject_id, subject.subject_id):
@@ -76,7 +91,7 @@ async def read_guard(session: Looks) -> Guard:
     if row.status != DISPENSED:
         raise Refused(CLINICAL_ONE, f"INVENTORY_STATUS_{row.status}", f"the device has inventory status {row.status}.")
     connection = _refuse_wrong_connection(row.connection, by_vendor_code=device.vendor_code is not None)
-    return Guard(connection, kit.visit_id, read_at)
+    return Guard(connection, kit.visit_id, deadline.begun_at)
 
 
 async def await_dispensation(session: CaseSession, error: NotYet) -> StepReport:

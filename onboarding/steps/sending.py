@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from onboarding.endings import Ending
-from onboarding.errors import AnswerError, InDoubt, LoginRefused, NotYet, Refused, Unavailable
+from onboarding.errors import (
+    CLINICAL_ONE,
+    OPENSPECIMEN,
+    AnswerError,
+    InDoubt,
+    LoginRefused,
+    NotYet,
+    Refused,
+    Unavailable,
+)
 from onboarding.ledger.states import StepName
 from onboarding.ledger.step_writes import StepWrite
 from onboarding.ledger.views import Intent
@@ -16,6 +25,9 @@ from onboarding.vendors.wire import Deadline
 
 SENDS_USED_UP = "SENDS_USED_UP"
 PROBES_USED_UP = "PROBES_USED_UP"
+SYSTEM_OF: Final = {StepName.REGISTRATION: OPENSPECIMEN, StepName.DEVICE: CLINICAL_ONE}
+"""Where the effect of a step happens."""
+
 _LOGIN_LOOK_S: Final = 3600.0
 
 
@@ -35,10 +47,12 @@ async def send_effect(
     *,
     probe: bool = False,
     refused: Callable[[StepWrite, Refused], None] | None = None,
+    still: Callable[[], None] | None = None,
 ) -> Sent | StepReport:
-    """Commit the intent, send once, and record every answer but success, which the caller records.
+    """Get a place, commit the intent, send once, and record every answer but success, which the caller records.
 
-    The deadline begins before the intent is committed, so that the request surely ends within the intent's quiet time.
+    The deadline begins with the place and before the intent is committed, so that no queue of ours spends it, and that the
+    request surely ends within the intent's quiet time. Without a place nothing is begun: that is ``Unavailable``.
 
     Args:
         session: the leased case.
@@ -47,16 +61,22 @@ async def send_effect(
         call: sends, under the deadline it is given.
         probe: the send is to end a doubt that is open.
         refused: what a refusal means for this step; by default the step is refused, or unknown if it was in doubt.
+        still: asked once the place is there, before the intent; it raises ``Unavailable`` if what was seen is too old by now.
     """
-    deadline = session.deadline()
-    attempt = await session.commit(lambda write: write.step(step).intend(intent, probe=probe))
+    attempt = 0
     try:
-        return Sent(attempt, await call(deadline))
+        async with session.systems.turn(SYSTEM_OF[step], session.settings.request_timeout_seconds) as turn:
+            if still is not None:
+                still()
+            attempt = await session.commit(lambda write: write.step(step).intend(intent, probe=probe))
+            return Sent(attempt, await call(turn))
     except InDoubt as error:
         doubt = error
         await session.commit(lambda write: write.step(step).doubt(doubt.code, **said(doubt)))
         return await doubt_report(session, step, error)
     except (LoginRefused, Unavailable, NotYet) as error:
+        if not attempt:
+            raise  # nothing was begun
         failed: AnswerError = error
 
         def not_applied(write: CaseWrite) -> int:
@@ -100,6 +120,8 @@ def wait_report(session: CaseSession, step: StepName, error: LoginRefused | Unav
             step, Ending.RETRY_SCHEDULED, error.code, _LOGIN_LOOK_S, error.system, error.http_status, blocked
         )
     wait_s = error.retry_after_s if error.retry_after_s is not None else session.backoff(waits)
+    if error.code == "VENDOR_DOWN":  # it says when to look at the earliest; if it is down for long, that is too often
+        wait_s = max(wait_s, session.backoff(waits))
     return StepReport(step, Ending.RETRY_SCHEDULED, error.code, wait_s, error.system, error.http_status)
 
 

@@ -26,19 +26,24 @@ class Deadline:
 
     Args:
         seconds: from now on.
+
+    Attributes:
+        begun_at: when it began, in seconds since boot.
     """
 
-    __slots__ = ("_end",)
+    __slots__ = ("_end", "begun_at")
 
     def __init__(self, seconds: float) -> None:
-        self._end = boot_seconds() + seconds
+        self.begun_at = boot_seconds()
+        self._end = self.begun_at + seconds
 
     def remaining(self) -> float:
         """Seconds that are left; 0 once the deadline has passed."""
         return max(0.0, self._end - boot_seconds())
 
     def postpone(self, seconds: float) -> None:
-        """Move the end: what was waited for was not the request's doing. Never for an effect whose intent is committed."""
+        """Begin later: what was waited for was not the request's doing. Never for an effect whose intent is committed."""
+        self.begun_at += seconds
         self._end += seconds
 
     def passed(self) -> bool:
