@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Only Python, make and a network are needed.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-test demo test acceptance crash crash-all setup-bench bench setup-mutants mutants lint format lock clean
+.PHONY: help setup setup-test demo test acceptance crash crash-all setup-bench bench bench-large setup-mutants mutants lint format lock clean
 
 BIN := .venv/bin
 CLEAN := sh scripts/clean_env.sh
@@ -9,7 +9,7 @@ CLEAN := sh scripts/clean_env.sh
 ARGS ?=
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## make .venv with the project and its locked dependencies (PYTHON=... chooses the interpreter)
 	@sh scripts/install.sh run
@@ -40,6 +40,9 @@ setup-bench:
 
 bench: setup-bench ## measure this project beside others, in .venv-bench: ARGS="--rounds 1 --only limit,bare"
 	@$(CLEAN) .venv-bench/bin/python -m benchmarks $(ARGS)
+
+bench-large: setup-bench ## measure one batch of 50,000 subjects: ARGS="--subjects 5000" for fewer
+	@$(CLEAN) .venv-bench/bin/python -m benchmarks.large $(ARGS)
 
 setup-mutants:
 	@sh scripts/install.sh mutants

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.report import markdown_table, save_report, summary
 from benchmarks.rounds import play_round
-from benchmarks.servers import LATENCY_MS, ROOT, installed_postgres, running_servers
+from benchmarks.servers import LATENCY_MS, ROOT, end_in_order, installed_postgres, running_servers
 from benchmarks.table import Contender, picked
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -63,6 +63,7 @@ def _line(figures: Mapping[str, Any]) -> str:
 def main() -> int:
     """Measure, print, save; returns the exit status."""
     given = _parser().parse_args()
+    end_in_order()
     chosen = picked([word for word in given.only.split(",") if word])
     contenders = []
     for one in chosen:

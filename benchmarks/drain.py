@@ -10,6 +10,7 @@ import httpx
 
 _EVERY_S: Final = 0.2
 _LONGEST_S: Final = 300.0
+_CALM: Final = 2
 
 
 @dataclass
@@ -26,11 +27,12 @@ class Drain:
         drain.wanted = await drain.stored() + more
         return drain
 
-    async def stored(self) -> int:
-        """Task runs of the flow that the server shows as completed."""
+    async def stored(self, *, unfinished: bool = False) -> int:
+        """Task runs of the flow that the server shows as completed, or as not yet."""
+        states = ["PENDING", "RUNNING", "SCHEDULED"] if unfinished else ["COMPLETED"]
         body = {
             "flows": {"name": {"any_": [self.flow_name]}},
-            "task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
+            "task_runs": {"state": {"type": {"any_": states}}},
         }
         async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
             answer = await client.post(f"{os.environ['PREFECT_API_URL']}/task_runs/count", json=body)
@@ -42,4 +44,13 @@ class Drain:
         while (stored := await self.stored()) < self.wanted:
             if time.monotonic() > end:
                 raise TimeoutError(f"the server stored {stored} of {self.wanted} task runs")
+            await asyncio.sleep(_EVERY_S)
+
+    async def settle(self) -> None:
+        """For a flow whose number of task runs is its own business: until none is shown as unfinished, twice in a row."""
+        calm, end = 0, time.monotonic() + _LONGEST_S
+        while calm < _CALM:
+            if time.monotonic() > end:
+                raise TimeoutError("the server still shows unfinished task runs")
+            calm = calm + 1 if await self.stored(unfinished=True) == 0 and await self.stored() > 0 else 0
             await asyncio.sleep(_EVERY_S)

@@ -115,11 +115,16 @@ def save_report(run: Mapping[str, Any], folder: Path) -> None:
     bands = [(_without_marks(row["title"]), *row["rate"]) for row in rows]
     plot = bars("Subjects per second (logarithmic; the line is the spread of the rounds)", bands)
     (folder / "performance.svg").write_text(plot, encoding="utf-8")
-    page = folder / "performance.md"
-    frame = page.read_text("utf-8") if page.exists() else f"{_TEXT}\n{BEGIN}\n{END}\n"
-    before, rest = frame.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    page.write_text(f"{before}{BEGIN}\n\n{_figures(run)}\n{END}{after}", encoding="utf-8")
+    replace_figures(folder / "performance.md", BEGIN, END, _figures(run))
+
+
+def replace_figures(page: Path, begin: str, end: str, figures: str) -> None:
+    """Write figures between two marks of a page, at its end if it has no such marks yet; all else stays."""
+    text = page.read_text("utf-8") if page.exists() else _TEXT
+    if begin not in text:
+        text = f"{text.rstrip()}\n\n{begin}\n{end}\n"
+    before, rest = text.split(begin, 1)
+    page.write_text(f"{before}{begin}\n\n{figures.strip()}\n\n{end}{rest.split(end, 1)[1]}", encoding="utf-8")
 
 
 def _figures(run: Mapping[str, Any]) -> str:

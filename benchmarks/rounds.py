@@ -18,7 +18,11 @@ from benchmarks.table import Contender
 from vendor_sandbox import seed
 
 FIRST: Final = 1
-LONGEST_S: Final = 600
+SEEDED_AT_ONCE: Final = 5000
+LONGEST_S: Final = 600.0
+SLOWEST_PER_S: Final = 10
+"""Subjects a second below which a contender of many is given up."""
+
 Figures = dict[str, Any]
 
 
@@ -54,7 +58,8 @@ def play(
     """
     control = servers.sandbox.control
     control.reset()
-    control.seed(seed.many(subjects, first=FIRST))
+    for first in range(FIRST, FIRST + subjects, SEEDED_AT_ONCE):
+        control.seed(seed.many(min(SEEDED_AT_ONCE, FIRST + subjects - first), first=first), add=first > FIRST)
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="onboarding-bench-"))
         environment = dict(os.environ)
@@ -103,7 +108,7 @@ def _marks_of(job: Job, environment: Mapping[str, str], servers: Servers, pids: 
             text=True,
         )
         assert process.stdout is not None
-        too_long = threading.Timer(LONGEST_S, process.kill)
+        too_long = threading.Timer(max(LONGEST_S, job.subjects / SLOWEST_PER_S), process.kill)
         too_long.start()
         with process.stdout as told:
             try:

@@ -95,6 +95,8 @@ CONTENDERS: Final = (
     Contender("sequential", "A plain script with httpx, one subject after another", "sequential", 100),
 )
 
+LARGE: Final = Contender("large", "One large batch, without Prefect, SQLite", "large", 50_000, "sqlite")
+
 
 def picked(only: Sequence[str]) -> list[Contender]:
     """Those whose names begin with one of these words; all of them if none is given."""

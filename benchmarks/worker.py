@@ -8,13 +8,13 @@ from pathlib import Path
 
 from benchmarks.job import Job
 from benchmarks.stopwatch import Stopwatch
-from benchmarks.table import CONTENDERS
+from benchmarks.table import CONTENDERS, LARGE
 
 
 def main() -> int:
     """Do the job."""
     job = Job.load(Path(sys.argv[1]))
-    (contender,) = (one for one in CONTENDERS if one.name == job.contender)
+    (contender,) = (one for one in (*CONTENDERS, LARGE) if one.name == job.contender)
     run: Callable[[Job, Stopwatch], Awaitable[None]] = import_module(f"benchmarks.contenders.{contender.module}").run
     watch = Stopwatch(Path(job.profile) if job.profile else None)
     asyncio.run(_run(run(job, watch)))

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from benchmarks.batches import write_csv
 from benchmarks.checking import problems
 from benchmarks.report import BEGIN, END, markdown_table, save_report, summary
 from benchmarks.rounds import Failed, play
 from benchmarks.servers import Sandbox, Servers, running_sandbox_process
-from benchmarks.subjects import PER_SUBJECT, SHARED, Calls, digest
-from benchmarks.table import CONTENDERS, Contender, picked
+from benchmarks.subjects import PER_SUBJECT, SHARED, Calls, digest, request_of
+from benchmarks.table import CONTENDERS, LARGE, Contender, picked
+from onboarding.batch.reading import open_batch
 from vendor_sandbox.seed import SeededSubject
 
 NUMBERS = range(1, 4)
@@ -25,13 +27,18 @@ def sandbox() -> Iterator[Sandbox]:
         yield running
 
 
-@pytest.mark.parametrize("name", ["limit", "direct-sqlite"])
-def test_a_contender_onboards_its_subjects_with_the_calls_of_all_others(sandbox: Sandbox, name: str) -> None:
-    (contender,) = picked([name])
+@pytest.mark.parametrize("contender", [*picked(["limit", "direct-sqlite"]), LARGE], ids=lambda one: one.name)
+def test_a_contender_onboards_its_subjects_with_the_calls_of_all_others(sandbox: Sandbox, contender: Contender) -> None:
     figures = play(contender, Servers(sandbox), subjects=len(NUMBERS), at_once=2)
     assert figures["subjects"] == len(NUMBERS)
     assert {call: figures["counts"][call] for call in PER_SUBJECT} == dict.fromkeys(PER_SUBJECT, len(NUMBERS))
     assert min(figures[name] for name in ("wall_s", "cpu_s", "peak_mb")) > 0
+
+
+def test_the_batch_file_asks_for_what_the_requests_ask_for(tmp_path: Path) -> None:
+    write_csv(tmp_path / "batch.csv", NUMBERS)
+    with open_batch(tmp_path / "batch.csv") as file:
+        assert [row.request() for row in file] == [request_of(number) for number in NUMBERS]
 
 
 def test_a_contender_whose_process_fails_is_told_with_the_end_of_its_log(sandbox: Sandbox) -> None:
