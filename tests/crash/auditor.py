@@ -186,6 +186,9 @@ def all_settled(evidence: Evidence) -> Iterator[str]:
     """Once faults have stopped, everything ends without a person, but for what nobody can know."""
     if not evidence.settled:
         return
+    for case_id, trail in evidence.trails.items():
+        asked = {event.code for event in trail if event.kind in ("case_attention", "case_contradicted")}
+        yield from (f"case {case_id} asked for a person ({code})" for code in asked - evidence.for_a_person)
     for case in evidence.cases.values():
         unknown = any(step.status is StepStatus.UNKNOWN for step in case.steps.values())
         if case.status is CaseStatus.ATTENTION and case.reason not in evidence.for_a_person:

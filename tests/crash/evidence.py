@@ -58,7 +58,7 @@ class Evidence:
         snapshots: trails as they were read earlier.
         rolled_back: inventory ids and when (the sandbox's monotonic clock) their dispensation was rolled back.
         settled: whether faults have stopped and everything had time to come to rest.
-        for_a_person: reason codes with which a case may be left to a person.
+        for_a_person: reason codes with which a case may ask for a person, who may have decided since.
         quiet_s: the quiet time of an intent whose trail entry does not tell it (that of a shared exception), seconds.
     """
 

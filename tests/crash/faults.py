@@ -1,4 +1,4 @@
-"""The sandbox's faults that go by: what the core must ride out without a person, wherever it is killed meanwhile."""
+"""The sandbox's faults that go by: what the core must ride out, wherever it is killed meanwhile."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -51,3 +51,10 @@ FAULTS: Final = [
     # A success that was none is a true unknown where no id came with it.
     if (call, kind, rule.get("when")) != ("create_exception", "empty", "before")
 ]
+"""What the core must ride out without a person."""
+NEAR_MISSES: Final = [
+    *(Fault(call, "delay", {"when": "before", "seconds": 1.2}) for call in EFFECT_CALLS),  # long after it was given up
+    *(Fault("access_code", kind, rule) for kind, rule in EFFECTS),
+    Fault("create_exception", "empty", {"when": "before"}),
+]
+"""What may leave something to a person, too: probes that fail, a success that was none."""

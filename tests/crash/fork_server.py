@@ -1,8 +1,8 @@
 """A process that imports everything once and forks a runner for each job, so that one killed run costs milliseconds.
 
 It opens nothing before it forks: no thread, no database, no socket. Jobs come as JSON lines on standard input, what became of
-them goes as JSON lines to standard output: ``{"job": n, "status": ..., "boundaries": [...], "said": ...}``. ``status`` is
-negative for a signal, as in ``subprocess``.
+them goes as JSON lines to standard output: ``{"job": n, "pid": ...}``, ``{"job": n, "began": true}`` at its first boundary, and
+``{"job": n, "status": ..., "boundaries": [...], "said": ...}``. ``status`` is negative for a signal, as in ``subprocess``.
 """
 
 import asyncio
@@ -40,6 +40,7 @@ class Job:
         environment: its settings.
         case_id: the case to work once; None takes whatever is due, as ``onboard resume --all --watch`` does, until no case
             is left that could become due.
+        width: how many due cases it works at a time; with more than one, their writes share transactions.
         at: the boundary at which there is trouble, 0 for none.
         trouble: which, see ``Trouble``.
     """
@@ -47,6 +48,7 @@ class Job:
     job: int
     environment: Mapping[str, str]
     case_id: str | None = None
+    width: int = 1
     at: int = 0
     trouble: str = Trouble.KILL
 
@@ -62,7 +64,7 @@ async def live(job: Job, report: int) -> str:
     async with open_workbench(
         settings, connections, actor=f"runner {job.job}", ledger=ledger, http=MortalHttp(boundaries)
     ) as bench:
-        return await (_work(bench, job.case_id) if job.case_id is not None else _watch(bench))
+        return await (_work(bench, job.case_id) if job.case_id is not None else _watch(bench, job.width))
 
 
 async def _work(bench: Workbench, case_id: str) -> str:
@@ -72,18 +74,22 @@ async def _work(bench: Workbench, case_id: str) -> str:
         return (await work_case(session)).ending.value
 
 
-async def _watch(bench: Workbench) -> str:
+async def _watch(bench: Workbench, width: int) -> str:
     last = "Idle"
     while True:
         due = await bench.find_due(10)
-        for case_id in due:
-            try:
-                last = await _work(bench, case_id)
-            except OnboardingError as error:  # one case's end is not the runner's
-                last = type(error).__name__
+        for first in range(0, len(due), width):
+            last = (await asyncio.gather(*(_try(bench, case_id) for case_id in due[first : first + width])))[-1]
         if not due and not await bench.in_thread(lambda: bench.ledger.cases(statuses=[CaseStatus.READY], limit=1)):
             return last
         await asyncio.sleep(_LOOK_S)
+
+
+async def _try(bench: Workbench, case_id: str) -> str:
+    try:
+        return await _work(bench, case_id)
+    except OnboardingError as error:  # one case's end is not the runner's
+        return type(error).__name__
 
 
 def be_runner(job: Job, report: int) -> None:
@@ -173,6 +179,8 @@ class ForkServer:
         data = os.read(reader, 65536)
         child = self._children[reader]
         if data:
+            if not child.received:
+                say(job=child.job, began=True)
             child.received += data
             return
         self._selector.unregister(reader)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +25,10 @@ SETTINGS: Final[dict[str, Any]] = {"lease_seconds": 0.5, "request_timeout_second
 """A request that is given up is applied, if at all, long before its quiet time ends, on a busy machine too: see ``SLOW_S``."""
 AT_ONCE: Final = 40
 """Points that are worked at the same time; most of their time goes by waiting for dead runners' leases."""
-_SETTLING_S: Final = 150.0
+STUCK_AFTER_S: Final = 60.0
+_SNAPSHOTS: Final = 20
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - folders of one's own are made in it
+Attend = Callable[[], Awaitable[bool]]
 FIGURES: Final[list[str]] = []
 """A line for each enumeration of this test run."""
 
@@ -71,11 +73,17 @@ def quick_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-async def settle(lab: Lab, patience_s: float = _SETTLING_S) -> list[Mapping[str, Sequence[EventView]]]:
-    """Resume whatever is due until nothing is left to do without a person; the trails as they were at each round."""
+async def settle(
+    lab: Lab, *, attend: Attend | None = None, stuck_after_s: float = STUCK_AFTER_S
+) -> list[Mapping[str, Sequence[EventView]]]:
+    """Resume whatever is due until nothing is left to do; the trails as they were in the first rounds and at the end.
+
+    ``attend``: a person, who is asked once nothing else is left to do, and says whether any case asked. However slow the
+    machine is, it goes on while something is written; nothing written for ``stuck_after_s`` although a case is due: it is stuck.
+    """
     snapshots: list[Mapping[str, Sequence[EventView]]] = [trails(lab)]
-    end = time.monotonic() + patience_s
-    while time.monotonic() < end:
+    written, idle_since = 0, time.monotonic()
+    while time.monotonic() - idle_since < stuck_after_s:
         for case_id in await lab.bench.find_due(100):
             try:
                 async with lab.bench.session(case_id) as session:
@@ -83,13 +91,19 @@ async def settle(lab: Lab, patience_s: float = _SETTLING_S) -> list[Mapping[str,
                         await work_case(session)
             except OnboardingError:
                 continue  # what it means for the case stands in the ledger, and the auditor reads that
-        snapshots.append(trails(lab))
+        now = trails(lab)
+        if len(snapshots) < _SNAPSHOTS:
+            snapshots.append(now)
+        if (count := sum(map(len, now.values()))) != written:
+            written, idle_since = count, time.monotonic()
         waiting = lab.bench.ledger.cases(statuses=[CaseStatus.READY])
-        if not waiting:
+        if not waiting and (attend is None or not await attend()):
             break
         waits = [max(case.lease_left_s, (case.due_at - utc_now()).total_seconds()) for case in waiting if case.due_at]
-        await asyncio.sleep(max(0.005, min(waits, default=0.1)))
-    return snapshots
+        pause_s = max(0.005, min(waits, default=0.1))
+        await asyncio.sleep(pause_s)
+        idle_since += pause_s  # nobody could have done anything meanwhile
+    return [*snapshots, trails(lab)]
 
 
 def trails(lab: Lab) -> dict[str, list[EventView]]:
@@ -97,12 +111,12 @@ def trails(lab: Lab) -> dict[str, list[EventView]]:
     return {case.id: lab.bench.ledger.events(case.id) for case in lab.bench.ledger.cases()}
 
 
-async def judged(lab: Lab, **known: Any) -> Evidence:
-    """Let everything come to rest; the evidence, faults being over."""
+async def judged(lab: Lab, attend: Attend | None = None, **known: Any) -> Evidence:
+    """Let everything come to rest, with a person's help if there is one; the evidence, faults being over."""
     before = trails(lab)
     lab.control.remove_faults()
     await lab.control.wait_idle()
-    snapshots = [before, *await settle(lab)]
+    snapshots = [before, *await settle(lab, attend=attend)]
     quiet_s = lab.bench.settings.quiet_seconds
     return gather(lab.bench.ledger, lab.control, lab.effect_log, snapshots=snapshots, quiet_s=quiet_s, **known)
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,10 +44,25 @@ class Running:
         self.number = number
         self.pid: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._began = asyncio.Event()
+
+    async def began(self) -> None:
+        """Wait until it has reached its first boundary, or is over."""
+        await self._began.wait()
+
+    def tell(self, **said: Any) -> None:
+        """What the fork server says of it."""
+        if "pid" in said:
+            self.pid.set_result(said["pid"])
+            return
+        self._began.set()
+        if "began" not in said:
+            self.outcome.set_result(Outcome(**said))
 
     async def kill(self) -> None:
-        """SIGKILL, now, wherever it is."""
-        os.kill(await self.pid, SIGKILL)
+        """SIGKILL, now, wherever it is; nothing if it has just ended."""
+        with suppress(ProcessLookupError):
+            os.kill(await self.pid, SIGKILL)
 
     async def stopped(self) -> bool:
         """Wait until it has been stopped (True), or is over (False)."""
@@ -78,12 +93,21 @@ class Runners:
         self._jobs: dict[int, Running] = {}
         self._count = 0
 
-    def start(self, lab: Lab, case_id: str | None = None, *, at: int = 0, trouble: Trouble = Trouble.KILL) -> Running:
-        """Fork a runner for the laboratory's ledger and sandbox; see ``Job``."""
+    def start(
+        self,
+        lab: Lab,
+        case_id: str | None = None,
+        *,
+        width: int = 1,
+        at: int = 0,
+        trouble: Trouble = Trouble.KILL,
+        environment: Mapping[str, str] | None = None,
+    ) -> Running:
+        """Fork a runner for the laboratory's ledger and sandbox, or with other settings; see ``Job``."""
         self._count += 1
         running = self._jobs[self._count] = Running(self._count)
         assert self._process.stdin is not None
-        job = asdict(Job(self._count, lab.environment, case_id, at, trouble))
+        job = asdict(Job(self._count, environment or lab.environment, case_id, width, at, trouble))
         self._process.stdin.write(json.dumps(job).encode() + b"\n")
         return running
 
@@ -97,12 +121,8 @@ class Runners:
         async for line in self._process.stdout:
             said: dict[str, Any] = json.loads(line)
             running = self._jobs.get(said.pop("job", 0))
-            if running is None:
-                continue
-            if "pid" in said:
-                running.pid.set_result(said["pid"])
-            else:
-                running.outcome.set_result(Outcome(**said))
+            if running is not None:
+                running.tell(**said)
 
 
 @asynccontextmanager

@@ -172,6 +172,10 @@ def merged(effects: list[dict[str, Any]]) -> None:
     effects.append({**find(effects, effect="registration_updated"), "effect": "participants_merged", "n": 99})
 
 
+def asked_for_a_person(trail: list[EventView]) -> list[EventView]:
+    return [*trail, replace(trail[-1], kind="case_attention", code="WHATEVER")]
+
+
 def stranger(effects: list[dict[str, Any]]) -> None:
     entry = find(effects, effect="registration_updated")
     effects.append({**entry, "key": {**entry["key"], "registration_id": 7}})
@@ -225,6 +229,7 @@ PLANTED: Final[list[tuple[str, str, Plant]]] = [
     ("more probes than allowed", "attempts_bounded", with_step(StepName.DEVICE, counted(probes=9))),
     ("more takings than allowed", "attempts_bounded", with_case(idle_takings=62)),
     ("a case left to a person", "all_settled", with_case(status=CaseStatus.ATTENTION, reason="WHATEVER")),
+    ("a case that asked a person and went on", "all_settled", with_trail(asked_for_a_person)),
     ("a case that hangs", "all_settled", with_case(status=CaseStatus.READY, due_at=datetime.now(UTC))),
 ]
 

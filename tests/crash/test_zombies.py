@@ -36,7 +36,7 @@ async def _zombie(runners: Runners, lab: Lab, at: int) -> tuple[str, list[str]]:
     running = runners.start(lab, case_id, at=at, trouble=Trouble.STOP)
     if not await running.stopped():
         return "was not stopped", audit(await judged(lab))  # it had fewer boundaries this time
-    await settle(lab, patience_s=15)  # ends the case
+    await settle(lab, stuck_after_s=15)  # ends the case
     if lab.case(case_id).status is not CaseStatus.DONE:
         await running.kill()
         return "kept the write lock", []  # it was renewing its lease just then

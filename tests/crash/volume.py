@@ -1,8 +1,9 @@
 """Random volume: runners are killed at random, under random faults, over many cases that share exceptions.
 
 ``python -m tests.crash.volume --kills 5000 --seed 1`` (``make crash KILLS=5000 SEED=1``) plays world after world, each from its
-own seed, which is printed; one world again: ``--kills 1 --seed THAT``. A seed fixes faults, boundaries and moments, not how the
-machine schedules them. Only kills that hit a runner with a lease are counted. Results are appended to a file.
+own seed, which is printed; one world again: ``--kills 1 --seed THAT``. A seed fixes requests, faults, boundaries and moments, not
+how the machine schedules them. Only kills that hit a runner with a lease are counted. Results are appended to a file, and shown
+together; ``--kills 0`` shows them alone.
 """
 
 import argparse
@@ -12,9 +13,8 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,115 +22,39 @@ from pydantic import SecretStr
 
 from onboarding.keys import LedgerKey
 from onboarding.ledger.ledger import migrate
-from onboarding.ledger.states import StepName, StepStatus
+from onboarding.ledger.states import StepName
 from onboarding.ledger.views import CaseView
 from onboarding.settings import Settings
-from tests.crash.auditor import DUPLICATES, Evidence, Limits, audit
-from tests.crash.faults import FAULTS
-from tests.crash.points import SETTINGS, judged, quick_folder
+from tests.crash.auditor import Evidence, Limits, applied_late, audit
+from tests.crash.lateness import excused
+from tests.crash.person import RIGHTLY_ASKED, Person
+from tests.crash.points import SETTINGS, STUCK_AFTER_S, judged, quick_folder
+from tests.crash.result import Result
 from tests.crash.runners import Runners, Running, running_runners
+from tests.crash.worlds import (
+    CASES,
+    SETTINGS_OF_A_WORLD,
+    STEP_OF,
+    Weather,
+    other_addresses,
+    request,
+    requests_of,
+    world_seed,
+)
 from tests.steps.lab import Lab, laboratory
 from tests.support.postgres import PostgresServer, running_postgres
-from vendor_sandbox import seed as seeds
 
-CASES: Final = 10
+__all__ = ["Result", "ledger_settings", "play", "request", "volume"]
+
 RUNNERS: Final = 3
-WORLDS_AT_ONCE: Final = 5
+WORLDS_AT_ONCE: Final = 8
 KILLS_IN_A_WORLD: Final = 40
 BOUNDARIES: Final = 60
-PATIENT: Final[dict[str, Any]] = {"max_sends": 50, "max_probes": 100}
-"""So that no storm is long enough to use a limit up, and every case must end done."""
-_FAULT_EVERY_S: Final = 0.15
-_STORM_LASTS_S: Final = 15.0  # waits double each time: a storm without an end would make the last case wait for minutes
 _KILL_AFTER_S: Final = 0.4
-_STEP_OF: Final = {
-    **dict.fromkeys(("login", "read_registration", "update_registration"), StepName.REGISTRATION),
-    **dict.fromkeys(("dispensation", "dispensation_history", "token"), StepName.DISPENSATION),
-    **dict.fromkeys(("register_device", "access_code"), StepName.DEVICE),
-    **dict.fromkeys(("list_exceptions", "create_exception"), StepName.DND_EXCEPTION),
-}
-
-
-@dataclass
-class Result:
-    """What one world, or many, came to. ``coverage`` counts kills by the leased step's state and the fault before."""
-
-    worlds: int = 0
-    kills: int = 0
-    idle_kills: int = 0
-    faults: int = 0
-    effects: int = 0
-    cases: int = 0
-    problems: list[str] = field(default_factory=list)
-    boundaries: Counter[str] = field(default_factory=Counter)
-    coverage: Counter[str] = field(default_factory=Counter)
-
-    def add(self, other: "Result") -> None:
-        """Count another one in."""
-        for name in ("worlds", "kills", "idle_kills", "faults", "effects", "cases"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.problems += other.problems
-        self.boundaries += other.boundaries
-        self.coverage += other.coverage
-
-    @property
-    def duplicates(self) -> int:
-        """Things that happened twice."""
-        return sum(any(f"{rule}:" in problem for rule in DUPLICATES) for problem in self.problems)
-
-    @property
-    def losses(self) -> int:
-        """Cases that were lost, or hang."""
-        return sum(any(f"{rule}:" in one for rule in ("none_lost", "all_settled")) for one in self.problems)
-
-    def lines(self) -> Iterator[str]:
-        """The figures, for people."""
-        others = len(self.problems) - self.duplicates - self.losses
-        yield f"{self.kills} kills of runners with a lease ({self.idle_kills} more of runners without one)"
-        yield f"{self.worlds} worlds, {self.cases} cases, {self.effects} effects, {self.faults} faults"
-        yield f"duplicates {self.duplicates}, losses {self.losses}, other violations {others}"
-        if not self.problems and self.kills:  # none in n: the rule of three
-            yield f"with 95 % confidence fewer than {3 / self.kills:.2%} of kills lose or repeat anything"
-        yield f"boundaries reached: {', '.join(f'{name} {count}' for name, count in self.boundaries.most_common())}"
-        yield from self._table()
-        yield from self.problems
-
-    def _table(self) -> Iterator[str]:
-        pairs = [tuple(name.split(" | ")) for name in self.coverage]
-        kinds = sorted({kind for _, kind in pairs})
-        yield "kills by the leased step's state and the fault it had met last: " + ", ".join(kinds)
-        for state in sorted({state for state, _ in pairs}):
-            yield f"  {state:28}" + " ".join(f"{self.coverage[f'{state} | {kind}']:5}" for kind in kinds)
-        states = {f"{step} {status}" for step in StepName for status in (StepStatus.PENDING, StepStatus.OPEN)}
-        missed = states - {state.removesuffix(" in doubt") for state, _ in pairs} - {"dispensation open"}
-        yield f"never killed in: {', '.join(sorted(missed)) or 'none of the states there are'}"
-
-
-def request(number: int) -> dict[str, Any]:
-    """What the n-th subject asks for; every other one shares an exception with it."""
-    one = seeds.SeededSubject(number)
-    device: dict[str, Any] = {"inventory_id": one.inventory_id, "m_subject_id": one.m_subject_id}
-    if one.connection == "CloudtoCloud":
-        device["vendor_code"] = "VENDOR-1"
-    else:
-        device["subject_number"] = one.subject_number
-    return {
-        "registration": {
-            "id": one.registration_id,
-            "cp_id": seeds.CP_ID,
-            "participant": {"id": one.participant_id},
-            "external_subject_id": f"TEST_{number:04d}",
-            "registration_date": "2014-04-21",
-        },
-        "subject": {"study_id": seeds.STUDY_ID, "mode": "test", "subject_id": one.subject_id},
-        "device": device,
-        "dnd_exception": {
-            "all_countries": False,
-            "countries": ["US" if number % 2 else "DE"],
-            "kit_type_src_ids": [seeds.KIT_TYPE_ID],
-            "visit_dnd": [{"visit_src_id": seeds.VISIT_ID, "dnd": 2}],
-        },
-    }
+_IDLE_S: Final = 0.05
+_ATTEND_EVERY_S: Final = 1.0
+_OVERLAP: Final = 60
+"""Requests of the journal that are read again, since their faults may not have been known yet."""
 
 
 class World:
@@ -141,67 +65,93 @@ class World:
         self._lab = lab
         self._runners = runners
         self._number = number
+        self._person = Person(lab)
+        self._journal = 0
+        self._last_fault: dict[StepName, str] = {}
 
     async def play(self) -> Result:
         """Play it to the end and judge it."""
-        for number in range(1, CASES + 1):
-            await self._lab.open(request(number))
-        weather = asyncio.create_task(self._faults())
+        for wanted in requests_of(self._number):
+            await self._lab.open(wanted)
+        others = [asyncio.create_task(Weather(self._lab, self._number).rage()), asyncio.create_task(self._attend())]
         try:
             await asyncio.gather(*(self._lives(place) for place in range(RUNNERS)))
         finally:
-            weather.cancel()
-        evidence = await judged(self._lab, limits=Limits(PATIENT["max_sends"], PATIENT["max_probes"]))
-        self.result.effects = len(evidence.effects)
-        self.result.faults = sum(bool(entry["faults"]) for entry in evidence.requests)
-        self.result.problems = [f"seed {self._number}: {problem}" for problem in audit(evidence)]
-        if self.result.problems:
-            _say(f"seed {self._number}:\n{_history(evidence)}")
+            for other in others:
+                other.cancel()
+                with suppress(asyncio.CancelledError):
+                    await other
+        limits = Limits(*(SETTINGS_OF_A_WORLD[name] for name in ("max_sends", "max_probes", "max_idle_takings")))
+        evidence = await judged(self._lab, self._person.attend, limits=limits, for_a_person=RIGHTLY_ASKED)
+        self._conclude(evidence)
         return self.result
 
-    async def _faults(self) -> None:
-        draw = random.Random(f"{self._number} faults")  # noqa: S311 - no secret
-        end = time.monotonic() + _STORM_LASTS_S
-        while time.monotonic() < end:
-            fault = draw.choice(FAULTS)
-            rule = {**fault.rule, "nth": draw.randint(1, 3)}
-            await asyncio.to_thread(self._lab.fault, fault.call, fault.kind, **rule)
-            await asyncio.sleep(_FAULT_EVERY_S)
+    def _conclude(self, evidence: Evidence) -> None:
+        result = self.result
+        result.effects = len(evidence.effects)
+        result.faults = sum(bool(entry["faults"]) for entry in evidence.requests)
+        result.late, result.repeated_late = len(applied_late(evidence)), excused(evidence)
+        result.decided = self._person.decided
+        result.problems = [f"seed {self._number}: {problem}" for problem in audit(evidence)]
+        if result.problems:
+            _say(f"seed {self._number}:\n{_history(evidence)}")
+
+    async def _attend(self) -> None:
+        while True:
+            await asyncio.sleep(_ATTEND_EVERY_S)
+            await self._person.attend()
 
     async def _lives(self, place: int) -> None:
         draw = random.Random(f"{self._number} {place}")  # noqa: S311 - no secret
         while self.result.kills < KILLS_IN_A_WORLD:
             by_boundary = draw.random() < 0.5
             number, moment = draw.randint(1, BOUNDARIES), draw.expovariate(1 / _KILL_AFTER_S)
-            running = self._runners.start(self._lab, at=number if by_boundary else 0)
+            width, elsewhere = draw.choice([1, 1, 4]), draw.random() < 0.02
+            if not await self._something_is_due():
+                return
+            environment = other_addresses(self._lab.environment) if elsewhere else None
+            at = number if by_boundary else 0
+            running = self._runners.start(self._lab, width=width, at=at, environment=environment)
             if not by_boundary:
-                await asyncio.wait([running.outcome], timeout=0.02 + moment)
+                await running.began()  # however long that takes on a busy machine
+                await asyncio.wait([running.outcome], timeout=moment)
                 if not running.outcome.done():
                     await running.kill()
             outcome = (await running.outcome).check()
-            if not outcome.killed:
-                return  # nothing is left to do
-            await self._count(running, outcome.boundaries[-1] if outcome.boundaries else "at the start")
+            if outcome.killed:
+                await self._count(running, outcome.boundaries[-1] if outcome.boundaries else "at the start")
+
+    async def _something_is_due(self) -> bool:
+        """Wait until a case is due; no when everything is done, or nothing gets due any more."""
+        bench, end = self._lab.bench, time.monotonic() + STUCK_AFTER_S
+        while not await bench.find_due(1):
+            if time.monotonic() > end or all(case.status == "done" for case in bench.ledger.cases()):
+                return False
+            await asyncio.sleep(_IDLE_S)
+        return True
 
     async def _count(self, running: Running, boundary: str) -> None:
-        ledger, actor = self._lab.bench.ledger, f"runner {running.number}"
+        ledger, actor, leased = self._lab.bench.ledger, f"runner {running.number}", []
         for case in ledger.cases():
-            if case.lease_left_s <= 0:
-                continue
-            taken = [event for event in ledger.events(case.id) if event.kind == "lease_taken"]
-            if taken and taken[-1].actor == actor:
-                self.result.kills += 1
-                self.result.boundaries[boundary] += 1
-                self.result.coverage[f"{_state(case)} | {await self._last_fault(case)}"] += 1
-                return
-        self.result.idle_kills += 1
+            if case.lease_left_s > 0:
+                taken = [event for event in ledger.events(case.id) if event.kind == "lease_taken"]
+                leased += [case] if taken and taken[-1].actor == actor else []
+        self.result.kills += bool(leased)
+        self.result.idle_kills += not leased
+        await self._read_faults()
+        for case in leased:
+            self.result.boundaries[boundary] += 1
+            step = _current(case)
+            fault = self._last_fault.get(step, "none") if step else "none"
+            self.result.coverage[f"{_state(case)} | {fault}"] += 1
 
-    async def _last_fault(self, case: CaseView) -> str:
-        step = _current(case)
-        for entry in reversed(await asyncio.to_thread(self._lab.control.requests)):
-            if _STEP_OF.get(entry["call"]) is step and entry["faults"]:
-                return str(entry["faults"][-1])
-        return "none"
+    async def _read_faults(self) -> None:
+        since = max(0, self._journal - _OVERLAP)
+        for entry in await asyncio.to_thread(self._lab.control.requests, since=since):
+            self._journal = max(self._journal, entry["n"])
+            step = STEP_OF.get(entry["call"])
+            if step and entry["faults"]:
+                self._last_fault[step] = str(entry["faults"][-1])
 
 
 def _current(case: CaseView) -> StepName | None:
@@ -245,37 +195,60 @@ def ledger_settings(server: PostgresServer | None) -> Iterator[Mapping[str, Any]
 async def play(seed: int, runners: Runners, server: PostgresServer | None) -> Result:
     """One world."""
     with quick_folder() as folder, ledger_settings(server) as ledger:
-        world = seeds.many(CASES)
-        async with laboratory(folder, world=world, **SETTINGS, **PATIENT, **ledger) as lab:
+        async with laboratory(folder, world=world_seed(), **SETTINGS, **SETTINGS_OF_A_WORLD, **ledger) as lab:
             return await World(lab, runners, seed).play()
 
 
 async def volume(kills: int, seed: int, *, server: PostgresServer | None = None, log: Path | None = None) -> Result:
     """Worlds from ``seed`` on, until so many kills have been counted; each one's result is appended to ``log``."""
-    total = Result()
+    total, playing = Result(), 0
     numbers = iter(range(seed, sys.maxsize))
     began = time.monotonic()
 
     async def lane(runners: Runners) -> None:
-        while total.kills < kills:
+        nonlocal playing
+        while total.kills + playing * KILLS_IN_A_WORLD < kills:
             number = next(numbers)
+            playing += 1
             result = await play(number, runners, server)
+            playing -= 1
             total.add(result)
             if log is not None:
-                _append(log, number, result, "postgresql" if server else "sqlite")
+                append(log, number, "postgresql" if server else "sqlite", result)
                 spent = time.monotonic() - began
                 _say(f"seed {number}: {total.kills} kills, {len(total.problems)} violations, {spent:.0f} s")
 
-    lanes = min(WORLDS_AT_ONCE, -(-kills // KILLS_IN_A_WORLD))
     async with running_runners() as runners:
-        await asyncio.gather(*(lane(runners) for _ in range(lanes)))
+        while total.kills < kills:
+            await asyncio.gather(*(lane(runners) for _ in range(WORLDS_AT_ONCE)))
     return total
 
 
-def _append(log: Path, number: int, result: Result, ledger: str) -> None:
-    line = {"seed": number, "ledger": ledger, **vars(result)}
+def append(log: Path, seed: int, ledger: str, result: Result) -> None:
+    """One line for one world."""
     with log.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(json.dumps({"seed": seed, "ledger": ledger, **vars(result)}) + "\n")
+
+
+def accumulated(log: Path) -> tuple[str, Result]:
+    """What all worlds in a file came to, each as it was played last; and which seeds those are."""
+    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
+    worlds = {(line.pop("ledger"), line.pop("seed")): line for line in lines}
+    total = Result()
+    for world in worlds.values():
+        values: dict[str, Any] = {name: Counter(one) if isinstance(one, dict) else one for name, one in world.items()}
+        total.add(Result(**values))
+    places = sorted({ledger for ledger, _ in worlds})
+    return ", ".join(f"{place} {_ranges(worlds, place)}" for place in places), total
+
+
+def _ranges(worlds: Iterable[tuple[str, int]], ledger: str) -> str:
+    """Seeds as ``1-5 7``."""
+    ranges: list[tuple[int, int]] = []
+    for seed in sorted(seed for where, seed in worlds if where == ledger):
+        first = ranges.pop()[0] if ranges and ranges[-1][1] == seed - 1 else seed
+        ranges.append((first, seed))
+    return " ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
 def _say(text: str) -> None:
@@ -285,7 +258,7 @@ def _say(text: str) -> None:
 def main() -> int:
     """The command line; status 1 if anything was violated."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--kills", type=int, default=150)
+    parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--postgres", action="store_true", help="ledgers on a PostgreSQL server started for this run")
     parser.add_argument("--results", type=Path, default=Path("crash-results.jsonl"))
@@ -294,6 +267,9 @@ def main() -> int:
     with running_postgres() if given.postgres else nullcontext() as server:
         total = asyncio.run(volume(given.kills, given.seed, server=server, log=given.results))
     _say("\n".join(total.lines()))
+    seeds, everything = accumulated(given.results)
+    if everything.worlds > total.worlds:
+        _say("\n".join([f"\nin all, seeds of {given.results}: {seeds}", *everything.lines()]))
     return 1 if total.problems else 0
 
 
