@@ -6,7 +6,6 @@ data to the row and column they were written for, so that none can be moved to a
 
 import base64
 import binascii
-import hashlib
 import hmac
 import os
 import secrets
@@ -130,8 +129,6 @@ def _derive(master: bytes, purpose: bytes) -> bytes:
 
 
 def _mac(key: bytes, *parts: str) -> str:
-    mac = hmac.new(key, digestmod=hashlib.sha256)
-    for part in parts:
-        data = part.encode()
-        mac.update(len(data).to_bytes(8, "big") + data)  # lengths keep ("ab", "c") and ("a", "bc") apart
-    return mac.hexdigest()
+    encoded = [part.encode() for part in parts]
+    # Lengths keep ("ab", "c") and ("a", "bc") apart.
+    return hmac.digest(key, b"".join(len(data).to_bytes(8, "big") + data for data in encoded), "sha256").hex()

@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from onboarding.clocks import utc_now
 from onboarding.errors import LedgerError
-from onboarding.intake import IntakeRequest, parse_request
+from onboarding.intake import IntakeRequest
 from onboarding.keys import LedgerKey, key_file, make_key_file, read_key_file
 from onboarding.ledger import claims, deciding, leasing, opening, reading, revealing, together, trail
 from onboarding.ledger.claims import ClaimKey
@@ -76,11 +76,11 @@ class Ledger:
         )
         if sealed is None:
             raise LedgerError(f"there is no case {case_id} in this ledger: 'onboard status' lists them.")
-        return parse_request(self.key.decrypt(sealed, opening.request_place(case_id)))
+        return opening.stored_request(self.key.decrypt(sealed, opening.request_place(case_id)))
 
     def request_of(self, lease: Lease) -> IntakeRequest:
         """The leased case's request, decrypted; nobody changes it while the lease stands."""
-        return parse_request(self.key.decrypt(lease.request_sealed, opening.request_place(lease.case_id)))
+        return opening.stored_request(self.key.decrypt(lease.request_sealed, opening.request_place(lease.case_id)))
 
     def find_due(
         self,

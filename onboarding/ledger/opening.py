@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -32,6 +32,7 @@ from onboarding.request import OnboardingRequest, canonical_sections, joined_sec
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's: no letter looks like a digit
 _ID_LENGTH: Final = 12
 _NO_DEVICE: Final = "-"
+_in_order: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 STEPS_OF_SECTION: Final[Mapping[str, tuple[StepName, ...]]] = {
     "registration": (StepName.REGISTRATION,),
     "device": (StepName.DISPENSATION, StepName.DEVICE),
@@ -61,9 +62,9 @@ def request_place(case_id: str) -> str:
     return f"request/{case_id}"
 
 
-def stored_json(request: OnboardingRequest) -> bytes:
-    """The request as the ledger keeps it (encrypted): exactly what was given, under the vendors' names."""
-    return json.dumps(request.vendor_json(), separators=(",", ":"), ensure_ascii=False).encode()
+def stored_json(content: Mapping[str, Any]) -> bytes:
+    """A request's ``vendor_json`` as the ledger keeps it (encrypted): exactly what was given, under the vendors' names."""
+    return _in_order(content).encode()
 
 
 def stored_request(stored: bytes) -> IntakeRequest:
@@ -100,11 +101,12 @@ class Prepared:
 def prepare(key: LedgerKey, request: OnboardingRequest) -> Prepared:
     """Digest and encrypt a request; nothing is read or written."""
     case_id = new_id()
-    sections = canonical_sections(request)
+    content = request.vendor_json()
+    sections = canonical_sections(content)
     return Prepared(
         case_id=case_id,
         business_key=business_key(request),
-        request_sealed=key.encrypt(stored_json(request), request_place(case_id)),
+        request_sealed=key.encrypt(stored_json(content), request_place(case_id)),
         request_digest=key.digest("request", joined_sections(sections).decode()),
         section_digests={
             name: key.digest("section", name, sections[name].decode())
@@ -135,7 +137,7 @@ def open_case(
     prepared = request if isinstance(request, Prepared) else prepare(key, request)
     existing = _live_case(connection, prepared.business_key)
     if existing is None:
-        if insert_cases(connection, key, [prepared], addresses, actor=actor, batch_id=batch_id, draft=draft):
+        if insert_cases(connection, new_cases(key, [prepared], addresses, actor=actor, batch_id=batch_id, draft=draft)):
             return Opened(prepared.case_id, created=True)
         existing = _live_case(connection, prepared.business_key)  # another runner was first
         assert existing is not None, "a live case with this business key stands"
@@ -161,8 +163,22 @@ def _live_case(connection: Connection, wanted: str) -> Row | None:
     return maybe_row(connection.execute(query))
 
 
-def insert_cases(
-    connection: Connection,
+@dataclass(frozen=True)
+class NewCases:
+    """Everything that is written to make cases, ready to be inserted; by case id."""
+
+    cases: Mapping[str, Row]
+    events: Mapping[str, Row]
+    steps: Mapping[str, list[Row]]
+
+    def of(self, case_ids: Set[str]) -> "NewCases":
+        """Only these."""
+        return NewCases(
+            {case_id: case for case_id, case in self.cases.items() if case_id in case_ids}, self.events, self.steps
+        )
+
+
+def new_cases(
     key: LedgerKey,
     wanted: Sequence[Prepared],
     addresses: Addresses,
@@ -170,26 +186,35 @@ def insert_cases(
     actor: str,
     batch_id: str | None = None,
     draft: bool = False,
-) -> set[str]:
-    """Make the cases of those requests that have none yet; returns their ids. The index lets one in per business key."""
+) -> NewCases:
+    """Put together what ``insert_cases`` writes, before the transaction that does."""
     now = utc_now()
-    upsert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(CASES)
-    cases: list[Row] = []
+    batch = {} if batch_id is None else {"batch": batch_id}
+    cases: dict[str, Row] = {}
     events: dict[str, Row] = {}
     for each in wanted:
-        batch = {} if batch_id is None else {"batch": batch_id}
         entry = trail.Entry(now, actor, "case_opened", detail={"sections": sorted(each.section_digests), **batch})
         events[each.case_id], seal = trail.sealed(key, each.case_id, 1, "", entry)
         case = _case_values(each, addresses, now, draft=draft)
-        cases.append({**case, "batch_id": batch_id, "trail_sequence": 1, "trail_seal": seal})
+        cases[each.case_id] = {**case, "batch_id": batch_id, "trail_sequence": 1, "trail_seal": seal}
+    return NewCases(cases, events, {each.case_id: list(_steps(each, now)) for each in wanted})
+
+
+def insert_cases(connection: Connection, new: NewCases) -> set[str]:
+    """Make those cases that have none yet; returns their ids. The index lets one live case in per business key."""
+    if not new.cases:
+        return set()
+    upsert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(CASES)
+    # In one order everywhere, so that two transactions cannot wait for each other at the index.
+    cases = sorted(new.cases.values(), key=lambda case: str(case["business_key"]))
     connection.execute(upsert.on_conflict_do_nothing(), cases)
-    found = connection.execute(
-        select(CASES.c.id).where(CASES.c.id.in_(list(events)))
-    )  # not every driver counts inserts
-    made = set(found.scalars())
+    found = connection.execute(select(CASES.c.id).where(CASES.c.id.in_(list(new.cases))))
+    made = set(found.scalars())  # not every driver counts what it inserted
     if made:
-        connection.execute(insert(EVENTS), [events[case_id] for case_id in events if case_id in made])
-        connection.execute(insert(STEPS), [row for each in wanted if each.case_id in made for row in _steps(each, now)])
+        connection.execute(insert(EVENTS), [event for case_id, event in new.events.items() if case_id in made])
+        connection.execute(
+            insert(STEPS), [step for case_id in new.steps if case_id in made for step in new.steps[case_id]]
+        )
     return made
 
 

@@ -54,7 +54,8 @@ class Fenced(Generic[T]):
         return self.lease.case_id
 
     def forget(self) -> None:
-        """It is not known what was written: the case's steps are read again next time."""
+        """It is not known what was written: the case is read again next time."""
+        self.lease.case = None
         self.lease.steps.clear()
 
 
@@ -89,6 +90,7 @@ def _in_one(store: Store, key: LedgerKey, works: Sequence[Taking | Fenced[Any]])
             connection,
             cases=[work.case_id for work in works],
             claims=[(claim.kind.value, claim.key) for work in works for claim in work.claims],
+            known={work.case_id: work.lease.case for work in works if isinstance(work, Fenced) and work.lease.case},
             taken=[work.case_id for work in works if isinstance(work, Taking)],
             skip_locked=len(works) > 1,
         )
@@ -101,6 +103,7 @@ def _in_one(store: Store, key: LedgerKey, works: Sequence[Taking | Fenced[Any]])
     for part in parts:
         if part.lease is not None:  # a write's, as this commit left it
             part.lease.valid_until = before + part.left_s
+            part.lease.case = part.case
             part.lease.steps |= part.steps
     return [part.result for part in parts]
 
@@ -112,6 +115,7 @@ class _Part:
     result: Any
     lease: Lease | None = None
     left_s: float = 0.0
+    case: Row | None = None
     steps: Mapping[StepName, Row] = field(default_factory=dict)
 
 
@@ -130,7 +134,7 @@ def _part(rows: Rows, key: LedgerKey, clock: Clock, work: Taking | Fenced[Any], 
 
 def _take(rows: Rows, key: LedgerKey, clock: Clock, work: Taking) -> _Part:
     taken = leasing.take(rows, key, clock, work.case_id, work.runner, work.addresses, retry=work.retry)
-    return _Part(taken, taken, taken.seconds, taken.steps) if isinstance(taken, Lease) else _Part(taken)
+    return _Part(taken, taken, taken.seconds, taken.case, taken.steps) if isinstance(taken, Lease) else _Part(taken)
 
 
 def _write(rows: Rows, key: LedgerKey, clock: Clock, work: Fenced[Any]) -> _Part:
@@ -146,4 +150,4 @@ def _write(rows: Rows, key: LedgerKey, clock: Clock, work: Fenced[Any]) -> _Part
         )
     result = work.change(write)
     write.end()
-    return _Part(result, work.lease, write.lease_left_s, write.step_rows())
+    return _Part(result, work.lease, write.lease_left_s, write.case, write.step_rows())

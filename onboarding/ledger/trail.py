@@ -9,12 +9,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, insert, select
 
 from onboarding.keys import LedgerKey
 from onboarding.ledger.columns import CASES, EVENTS, Row, all_rows
+
+_canonical: Final = json.JSONEncoder(sort_keys=True).encode
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def _shown(key: LedgerKey, link: str) -> str:
 
 
 def _link(key: LedgerKey, row: Mapping[str, Any], previous: str) -> str:
-    content = json.dumps(
+    content = _canonical(
         {
             "at": row["at"].isoformat(timespec="microseconds"),
             "actor": row["actor"],
@@ -100,7 +102,6 @@ def _link(key: LedgerKey, row: Mapping[str, Any], previous: str) -> str:
             "code": row["code"],
             "detail": row["detail"],
             "reason": row["reason_sealed"].hex() if row["reason_sealed"] else None,
-        },
-        sort_keys=True,
+        }
     )
     return key.seal(row["case_id"], str(row["sequence"]), row["key_id"], content, previous)

@@ -31,8 +31,8 @@ class Lease:
     """The right to work on one case for a while.
 
     ``valid_until`` is on this machine's boot clock and never later than what the ledger holds; the runner checks it right
-    before each send. ``steps``: rows of steps as the last commit under this fence left them; nobody else can change them
-    while the fence stands, nor the request. Only ``Ledger`` changes these.
+    before each send. ``case``, ``steps``: rows as the last commit under this fence left them; while the fence stands nobody
+    else can change the steps, nor the request. Only ``Ledger`` changes these.
     """
 
     case_id: str
@@ -42,6 +42,7 @@ class Lease:
     actor: str
     valid_until: float = 0.0
     lost: bool = False
+    case: Row | None = field(default=None, repr=False)
     steps: dict[StepName, Row] = field(default_factory=dict, repr=False)
     request_sealed: bytes = field(default=b"", repr=False)
 
@@ -72,8 +73,6 @@ class CaseWrite:
         row = rows.case(lease.case_id)
         if row is None or row["fence"] != lease.fence or row["lease_owner"] != lease.owner:
             raise LeaseLost(f"case {lease.case_id} was taken over by another runner; this one sends nothing more.")
-        for step in lease.steps.values():
-            rows.knows_step(step)
         write = cls(rows, key, clock, lease, row)
         write.keep_lease(lease.seconds)
         return write
@@ -109,7 +108,9 @@ class CaseWrite:
     def step(self, name: StepName) -> "StepWrite":
         """The write to one of the case's steps."""
         if name not in self._steps:
-            self._steps[name] = StepWrite(self, dict(self.rows.step(self.lease.case_id, name)))
+            self._steps[name] = StepWrite(
+                self, dict(self.rows.step(self.lease.case_id, name, self.lease.steps.get(name)))
+            )
         return self._steps[name]
 
     def claim(self, kind: str, key: str) -> Row:
@@ -188,7 +189,8 @@ class CaseWrite:
             if step.changed:
                 self.rows.put_step(step.row)
         self.rows.put_events(self._events)
-        self.rows.put_case({**self.case, "updated_at": self.now})
+        self.case["updated_at"] = self.now
+        self.rows.put_case(self.case)
 
     def step_rows(self) -> dict[StepName, Row]:
         """The steps that this write looked at, as it leaves them."""
