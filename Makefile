@@ -28,12 +28,13 @@ acceptance: setup-test ## whole journeys: the demo, two doors at once, the searc
 
 KILLS ?= 5000
 SEED ?= 1
+PART ?= 1/1
 
 crash: setup-test ## kill runners at random: KILLS=5000 SEED=1, ARGS=--postgres for PostgreSQL
 	@$(CLEAN) $(BIN)/python -m tests.crash.volume --kills $(KILLS) --seed $(SEED) $(ARGS)
 
-crash-all: setup-test ## kill a runner at every boundary after every fault, and twice: lasts for hours
-	@$(CLEAN) env CRASH_ALL=1 $(BIN)/python -m pytest tests/crash/test_enumeration.py -o faulthandler_timeout=0 $(ARGS)
+crash-all: setup-test ## kill a runner at every boundary after every fault, and twice: for hours; PART=2/8 runs an eighth
+	@$(CLEAN) env CRASH_ALL=$(PART) $(BIN)/python -m pytest tests/crash/test_enumeration.py -o faulthandler_timeout=0 $(ARGS)
 
 setup-bench:
 	@sh scripts/install.sh bench
@@ -41,14 +42,14 @@ setup-bench:
 bench: setup-bench ## measure this project beside others, in .venv-bench: ARGS="--rounds 1 --only limit,bare"
 	@$(CLEAN) .venv-bench/bin/python -m benchmarks $(ARGS)
 
-bench-large: setup-bench ## measure one batch of 50,000 subjects: ARGS="--subjects 5000" for fewer
-	@$(CLEAN) .venv-bench/bin/python -m benchmarks.large $(ARGS)
-
 setup-mutants:
 	@sh scripts/install.sh mutants
 
 mutants: setup-mutants ## change the code that decides about effects, see which changes no test notices: ARGS="'onboarding.keys*'"
 	@$(CLEAN) .venv-mutants/bin/python -m tests.mutants $(ARGS)
+
+bench-large: setup-bench ## measure one batch of 50,000 subjects: ARGS="--subjects 5000" for fewer
+	@$(CLEAN) .venv-bench/bin/python -m benchmarks.large $(ARGS)
 
 lint: setup-test ## check style and types
 	$(CLEAN) $(BIN)/ruff check .
