@@ -46,6 +46,7 @@ _DECIMAL_NUMBER: Final = re.compile(r"[0-9]{1,5}(?:\.[0-9]+)?")
 _COUNTRY: Final = re.compile(r"[A-Za-z]{2}")
 
 _camel_case: Final = cache(to_camel)  # there are few field names, and a batch spells them for every subject
+_PLAIN: Final = frozenset({str, int, bool, type(None)})
 _COMPACT: Final = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
 
 # Control characters, lone surrogates and the separators that start a new line: none belongs into a field of one line.
@@ -113,10 +114,11 @@ class Section(BaseModel):
 
     def given(self) -> list[str]:
         """Names of the fields that say something, in the model's order: set, and not a null that means nothing."""
+        was_set, clears = self.model_fields_set, self.null_clears
         return [
             name
             for name in type(self).model_fields
-            if name in self.model_fields_set and (getattr(self, name) is not None or name in self.null_clears)
+            if name in was_set and (name in clears or getattr(self, name) is not None)
         ]
 
     def vendor_json(self) -> dict[str, Any]:
@@ -139,6 +141,8 @@ def compact_json(value: object) -> str:
 
 
 def _vendor_value(value: object) -> object:
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, Section):
         return value.vendor_json()
     if isinstance(value, tuple | list):

@@ -6,9 +6,10 @@ Field names are ours; the vendors' camelCase spellings are taken too. Sources: v
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
 
 from onboarding.dnd_exception import DndExceptionSection, VisitDnd, normalised_dnd_exception
 from onboarding.fields import CalendarDay, Flag, Line, NotNull, RecordId, Section, ShortLine, compact_json, wrong
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 SectionName = Literal["registration", "subject", "device", "dnd_exception"]
+_KEYS: Final[Mapping[SectionName, str]] = {name: to_camel(name) for name in get_args(SectionName)}
 
 
 class Mode(StrEnum):
@@ -268,12 +270,12 @@ def canonical_json(request: OnboardingRequest) -> bytes:
     Only keys that say something are in it, and the order of keys and of lists makes no difference. It may hold
     personal data, if the request does.
     """
-    return joined_sections(canonical_sections(request))
+    return joined_sections(canonical_sections(request.vendor_json()))
 
 
-def canonical_sections(request: OnboardingRequest) -> dict[str, bytes]:
-    """Every section as ``section_json`` gives it, by name."""
-    return {name: section_json(request, name) for name in get_args(SectionName)}
+def canonical_sections(content: Mapping[str, Any]) -> dict[str, bytes]:
+    """Every section as ``section_json`` gives it, by name; ``content`` is the request's ``vendor_json``."""
+    return {name: compact_json(_canonical(name, content.get(key))).encode() for name, key in _KEYS.items()}
 
 
 def joined_sections(sections: Mapping[str, bytes]) -> bytes:
@@ -283,18 +285,16 @@ def joined_sections(sections: Mapping[str, bytes]) -> bytes:
 
 def section_json(request: OnboardingRequest, section: SectionName) -> bytes:
     """One section as in ``canonical_json``; ``null`` if the request does not have it."""
-    return compact_json(_canonical(getattr(request, section))).encode()
+    return canonical_sections(request.vendor_json())[section]
 
 
-def _canonical(section: Section | None) -> object:
-    if section is None:
+def _canonical(section: SectionName, content: Mapping[str, Any] | None) -> object:
+    if content is None:
         return None
-    if isinstance(section, DndExceptionSection):
-        return section.normalised()
-    content = section.vendor_json()
-    if content.get("allowMerge") is False:
-        del content["allowMerge"]  # the default, so the same as not saying it
-    return _unordered(content)
+    if section == "dnd_exception":
+        return normalised_dnd_exception(content)
+    # False is the default, so the same as not saying it.
+    return _unordered({name: entry for name, entry in content.items() if (name, entry) != ("allowMerge", False)})
 
 
 def _unordered(value: object) -> object:

@@ -25,6 +25,7 @@ CLEAR: Final = "(clear)"
 """The word for null in a cell: the field is to be emptied."""
 
 LIST_SEPARATOR: Final = ";"
+_MAY_BE_MORE: Final = f"'{CLEAR[0]} \t\r\n"  # a cell that begins otherwise is no more than its text
 _EXAMPLE: Final = "'onboard batch --template' writes an example"
 NEEDED: Final = ("subject.study_id", "subject.mode", "subject.subject_id")
 
@@ -186,11 +187,15 @@ def read_cells(header: Header, cells: Sequence[str]) -> tuple[dict[str, Any], li
         if column is None:
             problems.append((f"column {at + 1}", "has no name in the first line, so nothing may stand in it"))
             continue
+        *sections, name = column.path
         place = content
-        for step in column.path[:-1]:
-            place = place.setdefault(step, {})
+        for section in sections:
+            place = place.setdefault(section, {})
+        if column.read is None and cell[0] not in _MAY_BE_MORE:
+            place[name] = cell
+            continue
         try:
-            place[column.path[-1]] = column.value(cell)
+            place[name] = column.value(cell)
         except BadCell as wrong:
             problems.append((header.names[at], str(wrong)))
     return content, problems

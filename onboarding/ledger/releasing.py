@@ -10,9 +10,9 @@ from onboarding.clocks import utc_now
 from onboarding.errors import RequestConflict
 from onboarding.ledger import opening
 from onboarding.ledger.batch_states import BatchState, RowStanding
-from onboarding.ledger.columns import BATCH_ROWS, BATCHES, CASES, Row, all_rows, one_row
+from onboarding.ledger.columns import BATCH_ROWS, BATCHES, CASES, Row, all_rows
 from onboarding.ledger.drafting import BatchGone, seal_problems
-from onboarding.ledger.opening import Addresses, Prepared
+from onboarding.ledger.opening import Addresses, NewCases, Prepared
 from onboarding.ledger.states import CaseStatus
 
 if TYPE_CHECKING:
@@ -48,9 +48,12 @@ def finish_releases(ledger: "Ledger") -> list[str]:
 def finish_release(ledger: "Ledger", batch_id: str) -> None:
     """Make cases of the drafts of a batch that is being released; several may do so at once. Nothing for other batches."""
     last = 0
-    while drafts := ledger.store.read(lambda c, last=last: _drafts(c, batch_id, last)):  # type: ignore[misc]
-        last = drafts[-1]["number"]
-        changed = ledger.store.write(lambda c, drafts=drafts: _open_many(c, ledger, batch_id, drafts))  # type: ignore[misc]
+    while some := ledger.store.read(lambda c, last=last: _drafts(c, batch_id, last)):  # type: ignore[misc]
+        last = some[-1]["number"]
+        prepared = [_prepared(row) for row in some]
+        batch = some[0]
+        new = opening.new_cases(ledger.key, prepared, _addresses(batch), actor=batch["actor"], batch_id=batch_id)
+        changed = ledger.store.write(lambda c, some=some, new=new: _open_many(c, batch_id, some, new))  # type: ignore[misc]
         for row in changed:
             ledger.store.write(lambda c, row=row: _open_one(c, ledger, batch_id, row))  # type: ignore[misc]
     ledger.store.write(lambda c: _end(c, batch_id))
@@ -75,7 +78,7 @@ def _say(connection: Connection, batch_id: str, file_digest: str, rows: int) -> 
 
 def _drafts(connection: Connection, batch_id: str, last: int) -> list[Row]:
     query = (
-        select(BATCH_ROWS)
+        select(BATCH_ROWS, BATCHES.c.actor, BATCHES.c.openspecimen_address, BATCHES.c.clinical_one_address)
         .join(BATCHES, BATCHES.c.id == BATCH_ROWS.c.batch_id)
         .where(
             BATCH_ROWS.c.batch_id == batch_id,
@@ -89,24 +92,15 @@ def _drafts(connection: Connection, batch_id: str, last: int) -> list[Row]:
     return all_rows(connection.execute(query))
 
 
-def _open_many(connection: Connection, ledger: "Ledger", batch_id: str, drafts: Sequence[Row]) -> list[Row]:
+def _open_many(connection: Connection, batch_id: str, drafts: Sequence[Row], new: NewCases) -> list[Row]:
     """Make the cases of these drafts, and find those that stand with the same request; returns the other drafts."""
-    batch = one_row(connection.execute(select(BATCHES).where(BATCHES.c.id == batch_id).with_for_update()))
+    _lock(connection, batch_id)
     left = _still_drafts(connection, batch_id, drafts)
     standing = _standing(connection, left)
-    # In one order everywhere, so that two releases cannot wait for each other at the index.
-    new = sorted((row for row in left if row["business_key"] not in standing), key=lambda row: str(row["business_key"]))
-    addresses = Addresses(batch["openspecimen_address"], batch["clinical_one_address"])
-    wanted = [_prepared(row) for row in new]
-    made = (
-        opening.insert_cases(connection, ledger.key, wanted, addresses, actor=batch["actor"], batch_id=batch_id)
-        if wanted
-        else set()
-    )
-    opened = [row["number"] for row in new if row["case_id"] in made]
-    if opened:
-        of_these = BATCH_ROWS.c.number.between(min(opened), max(opened)) & BATCH_ROWS.c.case_id.in_(made)
-        _settle(connection, batch_id, of_these & (BATCH_ROWS.c.standing == RowStanding.DRAFT), RowStanding.OPENED)
+    without = {row["case_id"] for row in left if row["business_key"] not in standing}
+    made = opening.insert_cases(connection, new.of(without))
+    if opened := [row["number"] for row in left if row["case_id"] in made]:
+        _settle(connection, batch_id, BATCH_ROWS.c.number.in_(opened), RowStanding.OPENED)
     connection.execute(update(BATCHES).where(BATCHES.c.id == batch_id).values(updated_at=utc_now()))
     changed = []
     for row in left:
@@ -120,18 +114,17 @@ def _open_many(connection: Connection, ledger: "Ledger", batch_id: str, drafts: 
 
 def _open_one(connection: Connection, ledger: "Ledger", batch_id: str, row: Row) -> None:
     """A draft whose case stands with another request: replace that request, or say why not."""
-    batch = one_row(connection.execute(select(BATCHES).where(BATCHES.c.id == batch_id).with_for_update()))
+    _lock(connection, batch_id)
     if not _still_drafts(connection, batch_id, [row]):
         return
     epoch, seconds = ledger.store.clock(connection)
-    addresses = Addresses(batch["openspecimen_address"], batch["clinical_one_address"])
     try:
         opened = opening.open_case(
             connection,
             ledger.key,
             _prepared(row),
-            addresses,
-            actor=batch["actor"],
+            _addresses(row),
+            actor=row["actor"],
             epoch=epoch,
             seconds=seconds,
             batch_id=batch_id,
@@ -175,6 +168,15 @@ def _standing(connection: Connection, drafts: Sequence[Row]) -> dict[str, Row]:
         CASES.c.business_key.in_([row["business_key"] for row in drafts]), CASES.c.status != CaseStatus.CANCELLED
     )
     return {row["business_key"]: row for row in all_rows(connection.execute(query))} if drafts else {}
+
+
+def _lock(connection: Connection, batch_id: str) -> None:
+    """Let nobody else release rows of this batch until the transaction ends."""
+    connection.execute(select(BATCHES.c.id).where(BATCHES.c.id == batch_id).with_for_update())
+
+
+def _addresses(row: Row) -> Addresses:
+    return Addresses(row["openspecimen_address"], row["clinical_one_address"])
 
 
 def _prepared(row: Row) -> Prepared:
