@@ -5,7 +5,6 @@ server is stopped as by ``pg_ctl stop -m immediate``, so that one stop meets eve
 """
 
 import asyncio
-import copy
 import os
 import threading
 import time
@@ -30,7 +29,8 @@ from tests.crash.boundaries import Trouble
 from tests.crash.faults import EFFECT_CALLS
 from tests.crash.points import FIGURES, SETTINGS, judged, quick_folder
 from tests.crash.runners import Runners, Running
-from tests.crash.volume import ledger_settings, request
+from tests.crash.subjects import alone
+from tests.crash.volume import ledger_settings
 from tests.steps.lab import Lab, laboratory, leased
 from tests.support.postgres import StoppablePostgres, stoppable_postgres
 from vendor_sandbox import seed as seeds
@@ -49,13 +49,6 @@ UNHURRIED: Final[dict[str, Any]] = {"lease_seconds": 30, "request_timeout_second
 def stoppable() -> Iterator[StoppablePostgres]:
     with stoppable_postgres() as own:
         yield own
-
-
-def asked(number: int) -> dict[str, Any]:
-    """What the n-th subject asks for; none shares anything with another."""
-    content = copy.deepcopy(request(number))
-    content["dnd_exception"]["visit_dnd"][0]["dnd"] = number
-    return content
 
 
 @asynccontextmanager
@@ -89,9 +82,9 @@ class Stopped:
 
         With ``CRASH_ALL`` (``make crash-all``) each trouble meets all of them. Reads of the vendors are left out.
         """
-        whole = (await self._runners.run(self._lab, await self._lab.open(asked(1)))).boundaries
+        whole = (await self._runners.run(self._lab, await self._lab.open(alone(1)))).boundaries
         places = [n for n, name in enumerate(whole, start=1) if name.endswith(KINDS) and (EVERYWHERE or n % 3 == first)]
-        cases = [await self._lab.open(asked(number)) for number in range(2, len(places) + 2)]
+        cases = [await self._lab.open(alone(number)) for number in range(2, len(places) + 2)]
         started = {
             at: self._runners.start(self._lab, case_id, at=at, trouble=Trouble.STOP)
             for at, case_id in zip(places, cases, strict=True)
@@ -178,7 +171,7 @@ async def held(runners: Runners, lab: Lab, when: str) -> list[Running]:
     found = []
     for number, call in enumerate(EFFECT_CALLS, start=1):
         fault = lab.fault(call, "hold", when=when)
-        found.append(runners.start(lab, await lab.open(asked(number))))
+        found.append(runners.start(lab, await lab.open(alone(number))))
         await lab.control.wait_held(fault_id=fault)
     return found
 
@@ -206,7 +199,7 @@ async def test_a_late_answer_that_cannot_be_kept_changes_nothing(stoppable: Stop
         store = LateStore(lab.environment["ONBOARDING_LEDGER_URL"], stoppable)
         settings = load_settings(lab.environment)
         connections = load_connections(settings, lab.environment)
-        case_id = await lab.open(asked(1))
+        case_id = await lab.open(alone(1))
         fault = lab.fault("register_device", "hold", when="after")
         async with open_workbench(
             settings, connections, actor="late", ledger=Ledger(store, lab.bench.ledger.key)
@@ -252,7 +245,7 @@ async def test_a_lease_is_renewed_once_the_database_is_back_if_it_has_not_ended_
         store = WatchedStore(lab.environment["ONBOARDING_LEDGER_URL"])
         settings = load_settings(lab.environment)
         connections = load_connections(settings, lab.environment)
-        case_id = await lab.open(asked(1))
+        case_id = await lab.open(alone(1))
         ledger = Ledger(store, lab.bench.ledger.key)
         async with (
             open_workbench(settings, connections, actor="patient", ledger=ledger) as bench,
