@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import perf_counter
@@ -14,8 +14,9 @@ from onboarding.ledger.leasing import LATE_ANSWER, Closed
 from onboarding.ledger.states import CaseStatus, StepName
 from onboarding.ledger.store import StoreUnavailable
 from onboarding.ledger.views import Held
-from onboarding.steps.case import work_case
+from onboarding.steps.case import CaseReport, work_case
 from onboarding.steps.report import StepReport
+from onboarding.steps.session import CaseSession
 from onboarding.vendors.limits import AWAITED_PAUSE_S
 from onboarding.workbench import Workbench
 
@@ -48,15 +49,22 @@ class Worked:
 
 
 Told = Callable[[Worked], None]
+Work = Callable[[CaseSession], Awaitable[CaseReport]]
 
 
 async def work_cases(
-    bench: Workbench, case_ids: AsyncIterable[str], *, lanes: int, told: Told, stop: asyncio.Event
+    bench: Workbench,
+    case_ids: AsyncIterable[str],
+    *,
+    lanes: int,
+    told: Told,
+    stop: asyncio.Event,
+    work: Work = work_case,
 ) -> float:
     """Work these cases, ``lanes`` of them at a time, and tell each one's end. One that fails keeps no other from its turn.
 
     No case is begun any more once ``stop`` is set, or while a vendor asked for a long pause or looks dead: those that were
-    begun end first, and give their leases back.
+    begun end first, and give their leases back. ``work`` works one case from its first open step to its ending.
 
     Returns:
         Seconds for which a vendor is to be left alone, if that is why not all were begun; else 0.
@@ -69,7 +77,7 @@ async def work_cases(
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(lanes):
-                group.create_task(_lane(bench, queue, told))
+                group.create_task(_lane(bench, queue, told, work))
     except* StoreUnavailable as errors:
         gone = [error for error in errors.exceptions if isinstance(error, StoreUnavailable)]
     if gone:
@@ -131,13 +139,13 @@ def _closed_for_s(bench: Workbench) -> float:
     return max(bench.systems.closed_for_s(system) for system in (OPENSPECIMEN, CLINICAL_ONE))
 
 
-async def _lane(bench: Workbench, queue: _Queue, told: Told) -> None:
+async def _lane(bench: Workbench, queue: _Queue, told: Told, work: Work) -> None:
     while (case_id := await queue.next()) is not None:
         begun = perf_counter()
-        told(await _work(bench, case_id, begun))
+        told(await _work(bench, case_id, begun, work))
 
 
-async def _work(bench: Workbench, case_id: str, begun: float) -> Worked:
+async def _work(bench: Workbench, case_id: str, begun: float, work: Work) -> Worked:
     try:
         async with bench.session(case_id) as session:
             if isinstance(session, Held):
@@ -145,7 +153,7 @@ async def _work(bench: Workbench, case_id: str, begun: float) -> Worked:
             if isinstance(session, Closed):
                 ending = _ENDING_OF_CLOSED.get(session.status, Ending.REQUEST_REFUSED)
                 return Worked(case_id, ending, session.reason)
-            report = await work_case(session)
+            report = await work(session)
     except LeaseLost:
         return Worked(case_id, Ending.LEASE_LOST)
     except CaseContradicted:
