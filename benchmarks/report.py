@@ -43,6 +43,7 @@ def _row(contender: Contender, mine: Sequence[Mapping[str, Any]], limits: Mappin
         "ratio": _spread([_per(one, "wall_s") / _per(limit, "wall_s") for one, limit in pairs]),
         "cpu_ratio": _spread([_per(one, "cpu_s") / _per(limit, "cpu_s") for one, limit in pairs]),
         "client_ms": _spread([1000 * one["cpu_s"] / subjects for one in mine]),
+        "loop_ms": _spread([1000 * one["loop_cpu_s"] / subjects for one in mine]),
         "server_ms": _spread([1000 * one["server_cpu_s"] / subjects for one in mine]),
         "requests": _spread([one["requests"] / subjects for one in mine]),
         "peak_mb": _spread([one["peak_mb"] for one in mine]),
