@@ -127,6 +127,18 @@ async def test_a_deadline_holds_for_the_request(calls: VendorCalls, server: Scri
     assert caught.value.code == "DEADLINE_PASSED"
 
 
+async def test_an_effect_whose_time_is_over_before_its_turn_is_not_begun(
+    calls: VendorCalls, server: ScriptedServer
+) -> None:
+    login = Login()
+    request = Request("work", Kind.EFFECT, "PUT", f"{server.url}/kits/1")
+    with pytest.raises(Unavailable) as caught:
+        await calls.authorised(request, TokenKeeper(CLINICAL_ONE, login), bearer, deadline=Deadline(0))
+    assert (caught.value.system, caught.value.code) == (CLINICAL_ONE, "DEADLINE_PASSED")
+    assert caught.value.what == explain("DEADLINE_PASSED")
+    assert (login.count, server.requests) == (0, [])
+
+
 @pytest.mark.parametrize(
     ("headers", "low", "high"), [({"retry-after": "40"}, 39, 40), ({}, 4, 5), ({"retry-after": "4000"}, 49, 50)]
 )
@@ -221,7 +233,9 @@ async def test_a_gate_that_cannot_be_written_is_noted_and_hides_nothing(
     assert noted(caplog) == [(logging.ERROR, "gate_not_written system='Clinical One' error=OSError")]
 
 
-@pytest.mark.parametrize(("text", "segment"), [("a b", "a%20b"), ("a/b", "a%2Fb"), ("..a", "..a"), ("é", "%C3%A9")])
+@pytest.mark.parametrize(
+    ("text", "segment"), [("a b", "a%20b"), ("X", "X"), ("a/b", "a%2Fb"), ("..a", "..a"), ("é", "%C3%A9")]
+)
 def test_a_segment_of_a_path_stays_one(text: str, segment: str) -> None:
     assert path_segment(text) == segment
 
