@@ -28,12 +28,15 @@ POINTS: Final = ("sending", "connected", "about to check")
 class StoppingWire(Wire):
     """Takes a wire's place and stops the process at one point."""
 
-    def __init__(self, first: Wire, point: str) -> None:
+    def __init__(self, first: Wire, point: str, stops: list[str]) -> None:
         super().__init__(first.deadline, first._check, first.max_bytes)  # noqa: SLF001 - to stand in for it
         self._point = point
+        self._stops = stops
 
     def pass_by(self, point: str) -> None:
-        if point == self._point:
+        """Stop here if this is the point, once."""
+        if point == self._point and not self._stops:
+            self._stops.append(point)
             signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
     def hold(self, connection: Connection) -> None:
@@ -52,12 +55,12 @@ class StoppingHttp(VendorHttp):
         super().__init__()
         self._chosen = (method, last)
         self._point = point
+        self._stops: list[str] = []
 
     async def send(self, method: str, url: str, *, wire: Wire, **options: Any) -> Answer:
         if (method, urlsplit(url).path.rsplit("/", 1)[-1]) != self._chosen:
             return await super().send(method, url, wire=wire, **options)
-        self._chosen = ("", "")
-        stopping = StoppingWire(wire, self._point)
+        stopping = StoppingWire(wire, self._point, self._stops)
         stopping.pass_by("sending")
         return await super().send(method, url, wire=stopping, **options)
 

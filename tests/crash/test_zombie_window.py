@@ -17,13 +17,14 @@ from typing import Any, Final
 
 from onboarding.ledger.states import CaseStatus
 from tests.crash.auditor import audit
-from tests.crash.points import SETTINGS, judged, quick_folder, settle
+from tests.crash.points import judged, quick_folder, settle
 from tests.crash.runners import ROOT
 from tests.crash.stopping_runner import POINTS
 from tests.crash.subjects import alone
 from tests.steps.lab import Lab, laboratory
 from vendor_sandbox import seed as seeds
 
+UNHURRIED: Final[dict[str, Any]] = {"lease_seconds": 4, "request_timeout_seconds": 2.5, "settle_seconds": 0.3}
 CALLS: Final = ("update_registration", "register_device", "create_exception")
 
 
@@ -38,8 +39,8 @@ def chosen(call: str, number: int) -> tuple[str, str]:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process has been stopped, and not gone on."""
-    return Path(f"/proc/{pid}/stat").read_text("ascii", errors="replace").rpartition(")")[2].split()[0] == "T"
+    """Whether a process has been stopped and not gone on, or is over."""
+    return Path(f"/proc/{pid}/stat").read_text("ascii", errors="replace").rpartition(")")[2].split()[0] in "TZ"
 
 
 class Zombies:
@@ -99,7 +100,7 @@ def sent(lab: Lab) -> Counter[str]:
 
 async def test_a_runner_stopped_anywhere_before_it_looks_at_its_lease_sends_nothing_after_it() -> None:
     with quick_folder() as folder:
-        async with laboratory(folder, world=seeds.many(20), **{**SETTINGS, "lease_seconds": 4}) as lab:
+        async with laboratory(folder, world=seeds.many(20), **UNHURRIED) as lab:
             jobs = []
             for number, (call, point) in enumerate([(call, point) for call in CALLS for point in POINTS], start=1):
                 method, last = chosen(call, number)
