@@ -11,6 +11,9 @@ from typing import Final
 
 _BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
 _BOOT_ID_COMMAND: Final = ("/usr/sbin/sysctl", "-n", "kern.bootsessionuuid")
+DATABASE_EPOCH: Final = "postgresql"
+"""The name of the clock by which leases go on PostgreSQL: the database's own, a wall clock."""
+
 _BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", None)
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, and_, case, select, update
 
 from onboarding.clocks import utc_now
 from onboarding.errors import IdentityConflict, LeaseLost
-from onboarding.ledger.columns import CLAIMS, LEASE_MARGIN_S, NO_INTENT, Row, intent_view
+from onboarding.ledger.columns import CLAIMS, LEASE_MARGIN_S, NO_INTENT, Row, intent_view, quiet_time, quiet_time_here
 from onboarding.ledger.states import CLAIM_ENDS, ClaimEnd, ClaimState, StepName, StepStatus
 from onboarding.ledger.views import ClaimView, Held, Intent
 
@@ -148,8 +148,8 @@ class ExceptionClaim:
                 holder_fence=write.lease.fence,
                 state="held" if row["state"] == "free" else row["state"],
             )
-        if row["quiet_until"] is not None and row["quiet_epoch"] != write.epoch:
-            claim._set(quiet_until=write.seconds + row["intent"]["quiet_s"], quiet_epoch=write.epoch)
+        if changes := quiet_time_here(row, write.epoch, write.seconds):
+            claim._set(**changes)
         return claim
 
     @classmethod
@@ -164,12 +164,11 @@ class ExceptionClaim:
         """Commit an intent on the claim. Returns the number of the attempt."""
         assert self._row["intent"] is None, "an open intent is settled before the next one"
         attempt = self._row["attempts"] + 1
+        facts = {**intent.facts, "quiet_s": intent.quiet_s}
         self._set(
             attempts=attempt,
-            intent={**intent.facts, "quiet_s": intent.quiet_s},
             intent_sealed=self._write.key.encrypt(intent.body, f"claim/{self._row['key']}"),
-            quiet_until=self._write.seconds + intent.quiet_s,
-            quiet_epoch=self._write.epoch,
+            **quiet_time(self._write.epoch, self._write.seconds, intent.quiet_s, facts),
         )
         self._write.keep_lease(intent.quiet_s + LEASE_MARGIN_S)
         return int(attempt)

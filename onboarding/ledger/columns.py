@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from sqlalchemy import CursorResult
 
+from onboarding.clocks import DATABASE_EPOCH, boot_id, boot_seconds
 from onboarding.ledger.states import StepName, StepStatus
 from onboarding.ledger.tables import (
     BatchLineRow,
@@ -31,6 +32,7 @@ BATCH_ROWS: Final = BatchLineRow.__table__  # type: ignore[attr-defined]
 LEDGER: Final = LedgerRow.__table__  # type: ignore[attr-defined]
 
 LEASE_MARGIN_S: Final = 1.0  # a lease reaches this much past an intent's quiet time
+QUIET_ENDS: Final = "quiet_ends"  # in an open intent: when its quiet time ends by the clocks of other boots
 NO_INTENT: Final[Mapping[str, Any]] = {
     "intent": None,
     "intent_sealed": None,
@@ -56,8 +58,39 @@ def maybe_row(result: CursorResult[Any]) -> Row | None:
     return None if row is None else dict(row)
 
 
+def quiet_clock(epoch: str, seconds: float) -> tuple[str, float]:
+    """The clock by which quiet times go, beside the lease clock: never one that can be set, as a database's can.
+
+    A step forwards (or a standby whose clock is ahead) would let a request on its way be taken for absent.
+    """
+    return (boot_id(), boot_seconds()) if epoch == DATABASE_EPOCH else (epoch, seconds)
+
+
+def quiet_time(epoch: str, seconds: float, quiet_s: float, intent: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of an intent's quiet time that begins now; its end by a database's clock is noted for decisions."""
+    here, now = quiet_clock(epoch, seconds)
+    ends = {} if here == epoch else {QUIET_ENDS: {epoch: seconds + quiet_s}}
+    facts = {name: fact for name, fact in intent.items() if name != QUIET_ENDS}
+    return {"quiet_until": now + quiet_s, "quiet_epoch": here, "intent": {**facts, **ends}}
+
+
+def quiet_time_here(row: Mapping[str, Any], epoch: str, seconds: float) -> dict[str, Any]:
+    """What changes when an open intent comes to another boot or machine: its quiet time is counted there, from the start.
+
+    Clocks of two boots cannot be compared, and it was committed before whoever counts anew. Each remembers its own end, so
+    that machines which take a case in turn do not start it again and again.
+    """
+    here, now = quiet_clock(epoch, seconds)
+    if row["quiet_until"] is None or row["quiet_epoch"] == here:
+        return {}
+    ends = {**row["intent"].get(QUIET_ENDS, {}), row["quiet_epoch"]: row["quiet_until"]}
+    until = ends.pop(here, now + row["intent"]["quiet_s"])
+    return {"quiet_until": until, "quiet_epoch": here, "intent": {**row["intent"], QUIET_ENDS: ends}}
+
+
 def intent_view(row: Mapping[str, Any], epoch: str, seconds: float) -> IntentView:
-    """The intent columns of a row, as seen at ``seconds`` of ``epoch``; another epoch's quiet time starts anew."""
+    """The intent columns of a row, as seen at ``seconds`` of ``epoch``; another boot's quiet time starts anew."""
+    epoch, seconds = quiet_clock(epoch, seconds)
     facts = row["intent"] or {}
     left = 0.0
     if row["quiet_until"] is not None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from onboarding.ledger.claims import settle_claims
-from onboarding.ledger.columns import LEASE_MARGIN_S, NO_INTENT, step_view
+from onboarding.ledger.columns import LEASE_MARGIN_S, NO_INTENT, quiet_time, quiet_time_here, step_view
 from onboarding.ledger.states import (
     StepEvent,
     StepName,
@@ -67,8 +67,7 @@ class StepWrite:
         self.row["probes"] += int(probe)
         self.row["intent"] = {**intent.facts, "quiet_s": intent.quiet_s}
         self.row["intent_sealed"] = self._case.key.encrypt(intent.body, self._place("intent"))
-        self.row["quiet_until"] = self._case.seconds + intent.quiet_s
-        self.row["quiet_epoch"] = self._case.epoch
+        self.row.update(quiet_time(self._case.epoch, self._case.seconds, intent.quiet_s, self.row["intent"]))
         self._case.keep_lease(intent.quiet_s + LEASE_MARGIN_S)
         self._move(StepEvent.INTENT, None, detail={"attempt": self.row["attempts"], "quiet_s": intent.quiet_s})
         return int(self.row["attempts"])
@@ -151,8 +150,7 @@ class StepWrite:
     def probed(self, code: str, *, quiet_s: float) -> None:
         """A probe with an effect of its own is about to be sent; counted, so that it has an end, and quiet after it."""
         self.row["probes"] += 1
-        self.row["quiet_until"] = self._case.seconds + quiet_s
-        self.row["quiet_epoch"] = self._case.epoch
+        self.row.update(quiet_time(self._case.epoch, self._case.seconds, quiet_s, self.row["intent"]))
         self._case.keep_lease(quiet_s + LEASE_MARGIN_S)
         self._move(StepEvent.WAITING, code, detail={"probe": self.row["probes"]})
 
@@ -173,12 +171,10 @@ class StepWrite:
             self._move(StepEvent.DECIDED_ABSENT, "DECIDED_ABSENT")
 
     def restart_quiet_time(self) -> None:
-        """After a reboot the old clock is gone: an open intent's quiet time starts anew."""
-        if self.row["quiet_until"] is None or self.row["quiet_epoch"] == self._case.epoch:
-            return
-        self.row["quiet_until"] = self._case.seconds + self.row["intent"]["quiet_s"]
-        self.row["quiet_epoch"] = self._case.epoch
-        self.changed = True
+        """On another boot or machine than the one that counts it: an open intent's quiet time is counted here too."""
+        if changes := quiet_time_here(self.row, self._case.epoch, self._case.seconds):
+            self.row.update(changes)
+            self.changed = True
 
     def view(self) -> StepView:
         """The step as it stands in this write."""

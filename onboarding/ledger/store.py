@@ -18,7 +18,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemy
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.pool import QueuePool
 
-from onboarding.clocks import boot_id, boot_seconds
+from onboarding.clocks import DATABASE_EPOCH, boot_id, boot_seconds
 from onboarding.errors import BadSettings, LedgerError
 
 T = TypeVar("T")
@@ -66,9 +66,9 @@ class StoreBusy(StoreUnavailable):
 class Store:
     """One ledger database. Threads may share it; each call takes a connection of its own.
 
-    ``clock`` tells the epoch and the seconds by which leases and quiet times go; by default it is this boot's clock
-    (SQLite) or the database's (PostgreSQL). ``busy_seconds``: how long a write waits for another one to end, and a call
-    for a free connection.
+    ``clock`` tells the epoch and the seconds by which leases go; by default it is this boot's clock (SQLite) or the
+    database's (PostgreSQL). Quiet times go by it too, unless it can be set: see ``quiet_clock``. ``busy_seconds``: how
+    long a write waits for another one to end, and a call for a free connection.
     """
 
     def __init__(self, url: str, *, clock: LeaseClock | None = None, busy_seconds: float = 30.0) -> None:
@@ -171,7 +171,7 @@ def _boot_clock(_connection: Connection) -> tuple[str, float]:
 
 def _database_clock(connection: Connection) -> tuple[str, float]:
     seconds = connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
-    return "postgresql", float(seconds)
+    return DATABASE_EPOCH, float(seconds)
 
 
 def schema_version(connection: Connection) -> str | None:

@@ -102,7 +102,9 @@ def _in_one(store: Store, key: LedgerKey, works: Sequence[Taking | Fenced[Any]])
     parts = store.write(change)
     for part in parts:
         if part.lease is not None:  # a write's, as this commit left it
-            part.lease.valid_until = before + part.left_s
+            # By this machine's clock alone: by the ledger's, a day could be left after that one was set back.
+            kept = before + part.left_s
+            part.lease.valid_until = max(kept, part.lease.valid_until) if part.left_s > 0 else before
             part.lease.case = part.case
             part.lease.steps |= part.steps
     return [part.result for part in parts]

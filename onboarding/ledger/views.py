@@ -29,8 +29,8 @@ class IntentView:
     """The last intent of a step or shared claim.
 
     ``attempts`` counts intents, ``probes`` those probes that have an effect of their own, ``absences`` the times an attempt
-    was proven not applied; ``quiet_left_s`` is 0 once the quiet time is over. ``earlier_boot``: it was committed before this
-    boot, so that its quiet time would start anew.
+    was proven not applied; ``quiet_left_s`` is 0 once the quiet time is over. ``earlier_boot``: it is counted by
+    another boot (an earlier one, or another machine's), so that its quiet time would start anew.
     """
 
     attempts: int

@@ -62,6 +62,7 @@ class CaseWrite:
         self.lease = lease
         self.now = utc_now()
         self.case: dict[str, Any] = dict(row)
+        self._kept_s = 0.0
         self._steps: dict[StepName, StepWrite] = {}
         self._claims: dict[ClaimId, Row] = {}
         self._events: list[Row] = []
@@ -79,11 +80,12 @@ class CaseWrite:
 
     @property
     def lease_left_s(self) -> float:
-        """Seconds the lease still lasts once this is committed; 0 after a release."""
-        return 0.0 if self.case["lease_owner"] is None else max(0.0, self.case["lease_until"] - self.seconds)
+        """Seconds for which this write lets the lease last; 0 after a release."""
+        return 0.0 if self.case["lease_owner"] is None else self._kept_s
 
     def keep_lease(self, seconds: float) -> None:
         """Let the lease reach at least ``seconds`` from now; every fenced write renews it."""
+        self._kept_s = max(self._kept_s, seconds)
         reach = self.seconds + seconds
         same = self.case["lease_epoch"] == self.epoch and self.case["lease_until"] is not None
         self.case["lease_until"] = max(reach, self.case["lease_until"]) if same else reach

@@ -30,12 +30,6 @@ from tests.support.wall_clock import DatabaseClock, WallClock
 
 DAY: Final = 86400
 PATIENT: Final[dict[str, Any]] = {"lease_seconds": 20, "request_timeout_seconds": 5, "settle_seconds": 0.2}
-needs_a_clock_of_its_own = pytest.mark.xfail(
-    strict=True,
-    reason="on PostgreSQL quiet times still go by the database's wall clock; they must go by the boot clock",
-)
-
-
 # SQLite: the boot clock
 
 
@@ -77,7 +71,6 @@ async def shifted_world(server: PostgresServer, **settings: Any) -> AsyncIterato
             yield lab, clock
 
 
-@needs_a_clock_of_its_own
 @pytest.mark.postgres
 @pytest.mark.parametrize("call", EFFECT_CALLS)
 async def test_a_step_forwards_never_lets_a_request_on_its_way_be_taken_for_absent(
@@ -98,7 +91,6 @@ async def test_a_step_forwards_never_lets_a_request_on_its_way_be_taken_for_abse
         assert lab.case(case_id).status is CaseStatus.DONE
 
 
-@needs_a_clock_of_its_own
 @pytest.mark.postgres
 async def test_a_step_forwards_right_before_a_send_repeats_nothing(runners: Runners, postgres: PostgresServer) -> None:
     async with shifted_world(postgres, request_timeout_seconds=4) as (lab, clock):
@@ -169,7 +161,6 @@ async def test_a_step_backwards_makes_a_dead_runners_case_wait_and_loses_nothing
         assert audit(await judged(lab)) == []
 
 
-@needs_a_clock_of_its_own
 @pytest.mark.postgres
 async def test_a_step_backwards_lets_no_runner_think_that_its_lease_lasts_longer(postgres: PostgresServer) -> None:
     async with shifted_world(postgres) as (lab, clock):
