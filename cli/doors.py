@@ -142,6 +142,17 @@ async def _work_by_flow(bench: Workbench, case_id: str, retry: bool) -> Worked:
     return Worked(case, Ending(state.name), state.message)
 
 
+async def work_batch_by_flow(batch_id: str, concurrency: int) -> tuple[Ending, str]:
+    """Work a batch as a flow run; how it ended, and what its last state says."""
+    with _prefect_said_plainly():
+        from flows.onboard_batch import onboard_batch
+
+        state = await onboard_batch(batch_id=batch_id, concurrency=concurrency, return_state=True)
+    if state.name not in set(Ending):
+        raise FlowFailed(f"batch {batch_id}: {state.message or 'the flow run failed; its log says why.'}")
+    return Ending(state.name), state.message or ""
+
+
 @contextmanager
 def _prefect_said_plainly() -> Iterator[None]:
     """What Prefect raises when its API is no Prefect API, breaks off or is of another version is said in one line."""

@@ -10,6 +10,7 @@ from cli import present
 from cli.who import actor
 from onboarding.advice import advice
 from onboarding.errors import BadInput
+from onboarding.ledger import batch_progress, batches
 from onboarding.ledger.ledger import Ledger, open_ledger
 from onboarding.ledger.states import CaseStatus
 from onboarding.ledger.views import CaseView
@@ -21,22 +22,29 @@ def status(
     json: Annotated[bool, Parameter(negative="")] = False,
     limit: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 50,
     only: Annotated[list[CaseStatus] | None, Parameter(negative="")] = None,
+    batch: str | None = None,
 ) -> int:
-    """Show the cases of the ledger, the newest first.
+    """Show the cases of the ledger, the newest first, and batches that are not all done.
 
     Args:
         json: print JSON lines instead of a table.
         limit: show so many cases at most; 0 shows all.
         only: show cases with this status only; may be given several times.
+        batch: show the cases of this batch only, and how far it is.
     """
     ledger = open_ledger(load_settings(), create=False)
     try:
-        cases = ledger.cases(statuses=only or (), limit=limit or None)
+        batch_id = None if batch is None else _known_batch(ledger, batch)
+        cases = ledger.cases(statuses=only or (), batch_id=batch_id, limit=limit or None)
         if json:
             for case in cases:
                 present.print_json(present.case_json(case))
             return 0
-        _print_cases(ledger, cases, limit, "such cases" if only else "cases")
+        _print_cases(ledger, cases, limit, "such cases" if only or batch_id else "cases")
+        if batch_id is not None:
+            _print_batch(ledger, batch_id)
+        elif not only:
+            _print_batches(ledger)
     finally:
         ledger.close()
     return 0
@@ -105,6 +113,34 @@ def show(
 def _words(credentials: Mapping[str, str]) -> str:
     names = {"accessId": "access code", "otp": "one-time code"}
     return ", ".join(f"{names.get(name, name)} {value}" for name, value in credentials.items())
+
+
+def _known_batch(ledger: Ledger, given: str) -> str:
+    found = batches.batch(ledger, given.upper()) if given.isascii() else None
+    if found is None:
+        raise BadInput([f"--batch: there is no batch {given!r} in the ledger {ledger.store.place}."])
+    return found.id
+
+
+def _print_batch(ledger: Ledger, batch_id: str) -> None:
+    out = present.console()
+    counts = batches.counts(ledger, batch_id)
+    rows = ", ".join(f"{number} {standing.value.replace('_', ' ')}" for standing, number in counts.rows.items())
+    cases = sum(counts.cases.values())
+    out.print(f"Batch {batch_id}: {counts.of(CaseStatus.DONE)} of {cases} cases done; rows: {rows}", soft_wrap=True)
+    for line in present.count_lines(counts):
+        out.print(f"  {line}", soft_wrap=True)
+
+
+def _print_batches(ledger: Ledger) -> None:
+    out = present.console()
+    for found in batch_progress.open_batches(ledger):
+        name = f" ({found.batch.name})" if found.batch.name else ""
+        out.print(
+            f"Batch {found.batch.id}{name}: {found.waiting} not done yet, {found.attention} need attention; onboard status "
+            f"--batch {found.batch.id}",
+            soft_wrap=True,
+        )
 
 
 def _print_cases(ledger: Ledger, cases: list[CaseView], limit: int, what: str) -> None:

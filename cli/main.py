@@ -27,6 +27,7 @@ app: Final = App(
 _COMMANDS: Final = {
     "demo": ("cli.demo:demo", "Show the product at work on this machine, with stand-ins for both vendors."),
     "subject": ("cli.subject:subject", "Onboard one subject from a JSON file."),
+    "batch": ("cli.batch:batch", "Onboard many subjects from a file."),
     "resume": ("cli.resume:resume", "Go on with cases where they stopped."),
     "decide": ("cli.decide:decide", "Decide about a case that needs a person."),
     "status": ("cli.look:status", "Show the cases of the ledger, the newest first."),

@@ -1,7 +1,7 @@
 """How cases are shown: tables for people, JSON lines for programs. No personal data and no credential is in either."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from rich.text import Text
 from onboarding.advice import advice
 from onboarding.endings import EXIT_ATTENTION, EXIT_ONBOARDED, EXIT_WAITING
 from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN
+from onboarding.ledger.batches import BatchCounts
 from onboarding.ledger.deciding import Decision, offered, step_to_decide
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
 from onboarding.ledger.views import CaseView, EventView, StepView
@@ -36,6 +37,11 @@ STEP_TITLES: Final = {
 }
 
 
+_COUNTED_AS: Final[Mapping[CaseStatus, str]] = {
+    CaseStatus.READY: "waiting",
+    CaseStatus.ATTENTION: "needs attention",
+    CaseStatus.CANCELLED: "cancelled",
+}
 _STATUS_COLUMN: Final = 24
 _WIDE_TABLE: Final = 120
 _PASSED: Final = (StepStatus.DONE, StepStatus.NOT_REQUESTED)
@@ -200,6 +206,20 @@ def styled(word: str) -> Text:
 def moment(at: datetime) -> str:
     """A moment for people: local time to the second, with its offset."""
     return at.astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+
+
+def count_lines(counts: BatchCounts) -> Iterator[str]:
+    """A line for each reason why cases are not done, the most frequent first, with what to do."""
+    rest = {key: number for key, number in counts.cases.items() if key[0] is not CaseStatus.DONE}
+    for (status, reason), number in sorted(rest.items(), key=lambda entry: (entry[0][0], -entry[1])):
+        if reason is None:
+            yield (
+                f"{number} not worked yet"
+                if status is CaseStatus.READY
+                else f"{number} {_COUNTED_AS.get(status, status)}"
+            )
+        else:
+            yield f"{number} {_COUNTED_AS.get(status, status)}: {reason}: {advice(reason)}"
 
 
 def exit_status(cases: Iterable[CaseView]) -> int:

@@ -66,7 +66,7 @@ async def _plan(settings: Settings, request: IntakeRequest, json: bool) -> int:
     lines = await doors.show_plan(settings, found, request)
     if json:
         for line in lines:
-            present.print_json(_plan_json(line))
+            present.print_json(plan_json(line))
     else:
         present.console().print(_plan_table(lines))
         present.console().print("Dry run: nothing was sent, and no case was opened.")
@@ -85,7 +85,8 @@ def _read(file: str) -> bytes:
         raise BadInput([f"{file}: cannot be read ({error.strerror or type(error).__name__})."]) from None
 
 
-def _plan_json(line: PlanLine) -> dict[str, Any]:
+def plan_json(line: PlanLine) -> dict[str, Any]:
+    """What a step would do, as programs read it."""
     changes = [{"field": change.field, "stands": change.stands, "asked": change.asked} for change in line.changes]
     return {
         "step": line.step.value,

@@ -14,11 +14,9 @@ from onboarding.intake import IntakeRequest, parse_request
 from onboarding.ledger.leasing import Closed
 from onboarding.ledger.views import Held
 from onboarding.request import OnboardingRequest
-from onboarding.steps.case import conclude
 from onboarding.steps.planning import plan
 from onboarding.workbench import Workbench, check_mode
-from tasks import STEP_TASKS
-from tasks.step_task import report_of, working_on
+from tasks import work_by_tasks
 
 RequestField = Annotated[
     OnboardingRequest | None,
@@ -67,13 +65,8 @@ async def _onboard(bench: Workbench, case_id: str, *, retry: bool) -> State[Any]
     async with bench.session(case_id, retry=retry) as session:
         if isinstance(session, Held | Closed):
             return not_worked(case_id, session)
-        with working_on(session) as reports:
-            for step_task in STEP_TASKS:
-                if not (await report_of(step_task, case_id)).goes_on:
-                    report = await conclude(session, reports)
-                    return ended(report.ending, case_id, code=report.code)
-        await session.finish()
-        return ended(Ending.ONBOARDED, case_id)
+        report = await work_by_tasks(session)
+        return ended(report.ending, case_id, code=report.code)
 
 
 async def _find_case(bench: Workbench, asked: Asked) -> str:

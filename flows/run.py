@@ -73,16 +73,22 @@ def not_worked(case_id: str, why: Held | Closed) -> State[Any]:
 
 async def tag_run(bench: Workbench, case_id: str) -> None:
     """Tag this run with its case and study, so that all runs of a case are found; a failure is only noted."""
-    context = FlowRunContext.get()
     case: CaseView | None = await bench.in_thread(bench.ledger.case, case_id)
-    if context is None or context.flow_run is None or case is None:
+    if case is not None:
+        await label_run(f"case:{case_id}", f"study:{case.study_id}")
+
+
+async def label_run(*labels: str) -> None:
+    """Add tags to this run; a failure is only noted."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
         return
-    tags = sorted({*context.flow_run.tags, f"case:{case_id}", f"study:{case.study_id}"})
+    tags = sorted({*context.flow_run.tags, *labels})
     try:
         async with get_client() as client:
             await client.update_flow_run(context.flow_run.id, tags=tags)
     except Exception as error:  # noqa: BLE001 - a label, whatever keeps it from being set
-        _log.warning("run_not_tagged case=%s error=%s", case_id, type(error).__name__)
+        _log.warning("run_not_tagged labels=%s error=%s", ",".join(labels), type(error).__name__)
 
 
 def is_page_retry() -> bool:

@@ -22,6 +22,10 @@ class Ending(StrEnum):
     RESUMED = "Resumed"
     NOTHING_DUE = "NothingDue"
     DECIDED = "Decided"
+    BATCH_DONE = "BatchDone"
+    BATCH_WAITS = "BatchWaits"
+    BATCH_NEEDS_ATTENTION = "BatchNeedsAttention"
+    INBOX_TAKEN = "InboxTaken"
     CANCELLED = "Cancelled"
 
 
@@ -63,6 +67,16 @@ ENDINGS: Final[dict[Ending, EndingFacts]] = {
     ),
     Ending.NOTHING_DUE: EndingFacts("COMPLETED", EXIT_ONBOARDED, "no case was due"),
     Ending.DECIDED: EndingFacts("COMPLETED", EXIT_ONBOARDED, "the decision was carried out"),
+    Ending.BATCH_DONE: EndingFacts("COMPLETED", EXIT_ONBOARDED, "every case of the batch is done"),
+    Ending.BATCH_WAITS: EndingFacts(
+        "COMPLETED", EXIT_WAITING, "cases of the batch wait; each goes on when it is due, by itself"
+    ),
+    Ending.BATCH_NEEDS_ATTENTION: EndingFacts(
+        "FAILED", EXIT_ATTENTION, "cases or rows of the batch need a person: the summary says which"
+    ),
+    Ending.INBOX_TAKEN: EndingFacts(
+        "COMPLETED", EXIT_ONBOARDED, "the files that were there were taken; each has a run of its own"
+    ),
     Ending.CANCELLED: EndingFacts(
         "CANCELLED", EXIT_FAULT, "the run was cancelled; the case was not, and can be resumed"
     ),

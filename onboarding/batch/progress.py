@@ -2,15 +2,16 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from onboarding.ledger import batch_progress, batches
 from onboarding.ledger.ledger import Ledger
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
+from onboarding.ledger.store import StoreUnavailable
 
 _SHARE_OF_TIME: Final = 20
 """Looking takes one part in so many of the time, however large the batch."""
@@ -93,17 +94,21 @@ class Pace:
         return progress.untouched / self.per_second if self.per_second > 0 else None
 
 
+Show = Callable[[Progress], Awaitable[None] | None]
+
+
 @asynccontextmanager
-async def watching(
-    ledger: Ledger, batch_id: str, show: Callable[[Progress], Any], *, every_s: float
-) -> AsyncIterator[None]:
+async def watching(ledger: Ledger, batch_id: str, show: Show, *, every_s: float) -> AsyncIterator[None]:
     """Show how far a batch is while the block runs, now and then and once more at its end."""
     over = asyncio.Event()
 
     async def watch() -> None:
         while True:
             begun = monotonic()
-            show(await asyncio.to_thread(look, ledger, batch_id))
+            with suppress(StoreUnavailable):  # whoever works on it says so
+                shown = show(await asyncio.to_thread(look, ledger, batch_id))
+                if shown is not None:
+                    await shown
             if over.is_set():
                 return
             try:

@@ -15,6 +15,7 @@ from onboarding.workbench import Workbench
 
 _SETTLED: Final = (CaseStatus.DONE, CaseStatus.ATTENTION, CaseStatus.CANCELLED)
 _SHORTEST_LOOK_S: Final = 0.2  # a case can fall due between the query for those that are and the one for when
+_LONGEST_LOOK_S: Final = 5.0
 _MORE_S: Final = 15.0
 
 
@@ -57,7 +58,7 @@ async def work_rounds(
     It ends when nothing waits any more, or when nothing would be settled for ``patience_s``, so that a vendor that stays
     away, or a case that another runner keeps, holds nobody here for ever.
     """
-    patience, settled, idle_s = patience_s(bench.settings), -1, 0.0
+    patience, settled, idle_s, look_s = patience_s(bench.settings), -1, 0.0, _SHORTEST_LOOK_S
     while True:
         closed_s = await work()
         if stop.is_set():
@@ -65,10 +66,11 @@ async def work_rounds(
         left_s = await _next_look_s(bench, batch_id)
         if left_s is None:
             return Left(Rest.NOTHING_WAITS)
-        wait_s = max(left_s, closed_s, _SHORTEST_LOOK_S)
         now_settled = await _settled(bench, batch_id)
-        idle_s = 0.0 if now_settled != settled else idle_s
-        settled = now_settled
+        if now_settled != settled:
+            settled, idle_s, look_s = now_settled, 0.0, _SHORTEST_LOOK_S
+        wait_s = max(left_s, closed_s, look_s)
+        look_s = min(look_s * 2, _LONGEST_LOOK_S)  # a case that comes back at once, by a fault, must not keep us busy
         if idle_s + wait_s > patience:
             why = Rest.VENDOR_LEFT_ALONE if closed_s > 0 else Rest.LONG_WAITS
             return Left(why, utc_now() + timedelta(seconds=wait_s))

@@ -3,61 +3,81 @@
 import asyncio
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 
+T = TypeVar("T")
 GRACE_S: Final = 5.0
 """How long cases that were begun may go on after the first signal; whoever stops containers often waits for ten."""
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
-@contextmanager
-def stopping(stop: asyncio.Event, said: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """For the block, SIGINT and SIGTERM set ``stop``; work that goes on too long after that is cancelled, and ends here.
+async def until_stopped(work: Awaitable[T], stop: asyncio.Event, said: Callable[[], None] = lambda: None) -> T | None:
+    """Await ``work``, while SIGINT and SIGTERM set ``stop``; work that goes on too long after that is cancelled.
 
-    Cancelled work has given its leases back. A cancellation that comes from elsewhere goes on its way. Only the main thread
-    can listen to signals; in any other the block just runs.
+    Only the main thread can listen to signals; in any other the work just runs. A cancellation that comes from elsewhere
+    goes on its way.
 
     Args:
-        stop: asks the work to begin nothing more; set by the first signal.
+        work: begins nothing more once ``stop`` is set, and gives its leases back when it is cancelled.
+        stop: set by the first signal.
         said: called at the first signal.
+
+    Returns:
+        What the work gave; None if it was cut off.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    loop, work = asyncio.get_running_loop(), asyncio.current_task()
-    assert work is not None, "signals stop a task"
-    cut: list[asyncio.TimerHandle] = []
-    cancelled = False
-
-    def cancel() -> None:
-        nonlocal cancelled
-        if not cancelled:
-            cancelled = True
-            work.cancel()
-
-    def on_signal() -> None:
-        if stop.is_set():
-            cancel()
-            return
-        stop.set()
-        cut.append(loop.call_later(GRACE_S, cancel))
-        said()
-
+        return await work
+    cut = _Cut(stop, said)
     # Not the loop's own handlers: those cannot be put back as they were, and Prefect has some of its own in place.
-    def handler(*_: Any) -> None:
-        loop.call_soon_threadsafe(on_signal)
-
-    before = {number: signal.signal(number, handler) for number in _SIGNALS}
+    before = {number: signal.signal(number, cut.on_signal) for number in _SIGNALS}
     try:
-        yield
+        return await work
     except asyncio.CancelledError:
-        if not cancelled or work.uncancel() > 0:
+        if not cut.is_ours():
             raise
+        return None
     finally:
-        for timer in cut:
-            timer.cancel()
+        cut.over()
         for number, old in before.items():
             signal.signal(number, old)
+
+
+class _Cut:
+    """Cancels the task that is under way, once, some time after the first signal or at the second."""
+
+    def __init__(self, stop: asyncio.Event, said: Callable[[], None]) -> None:
+        self._loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None, "signals stop a task"
+        self._task = task
+        self._stop = stop
+        self._said = said
+        self._timer: asyncio.TimerHandle | None = None
+        self._cancelled = False
+
+    def on_signal(self, *_: Any) -> None:
+        """Wake the loop, which a signal alone does not."""
+        self._loop.call_soon_threadsafe(self._ask)
+
+    def is_ours(self) -> bool:
+        """Whether it was this that cancelled the task, and nothing else."""
+        return self._cancelled and self._task.uncancel() == 0
+
+    def over(self) -> None:
+        """The work has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _ask(self) -> None:
+        if self._stop.is_set():
+            self._cancel()
+            return
+        self._stop.set()
+        self._timer = self._loop.call_later(GRACE_S, self._cancel)
+        self._said()
+
+    def _cancel(self) -> None:
+        if not self._cancelled:
+            self._cancelled = True
+            self._task.cancel()

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, or_, select
 
 from onboarding.keys import LedgerKey
-from onboarding.ledger.columns import CASES, EVENTS, STEPS, all_rows, maybe_row, step_view
+from onboarding.ledger.columns import BATCH_ROWS, CASES, EVENTS, STEPS, all_rows, maybe_row, step_view
 from onboarding.ledger.states import CaseStatus, StepName
 from onboarding.ledger.views import CaseView, EventView, StepView
 
@@ -27,12 +27,14 @@ def read_cases(
     batch_id: str | None = None,
     limit: int | None = None,
 ) -> list[CaseView]:
-    """Cases with their steps, the newest first."""
+    """Cases with their steps, the newest first. Those of a batch may have been opened by another one that asked first."""
     query = select(CASES).order_by(CASES.c.created_at.desc(), CASES.c.id).limit(limit)
     if statuses:
         query = query.where(CASES.c.status.in_([status.value for status in statuses]))
     if batch_id is not None:
-        query = query.where(CASES.c.batch_id == batch_id)
+        asked_for = select(BATCH_ROWS.c.case_id).where(BATCH_ROWS.c.batch_id == batch_id)
+        asked_for = asked_for.where(BATCH_ROWS.c.case_id.is_not(None))
+        query = query.where(or_(CASES.c.batch_id == batch_id, CASES.c.id.in_(asked_for)))
     rows = all_rows(connection.execute(query))
     found: list[CaseView] = []
     for start in range(0, len(rows), _CHUNK):  # databases bound the number of values in one statement

@@ -1,0 +1,157 @@
+"""What a batch's run shows on its page: progress, a table of results, and a summary. Ids and codes only, nothing personal."""
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+from prefect.artifacts import (
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
+
+from onboarding.advice import advice
+from onboarding.batch.dry_run import PlanCounts, Planned
+from onboarding.batch.progress import Progress, watching
+from onboarding.batch.results import Result, results
+from onboarding.ledger import batch_progress, batches
+from onboarding.ledger.batch_states import RowStanding
+from onboarding.ledger.batches import BatchCounts
+from onboarding.ledger.ledger import Ledger
+from onboarding.ledger.states import CaseStatus, StepStatus
+from onboarding.steps.planning import Action
+from onboarding.workbench import Workbench
+
+ROWS_SHOWN: Final = 500
+PROGRESS_EVERY_S: Final = 5.0
+_FIRST: Final = ("not taken", "attention", "cancelled", "waiting", "open", "done")
+_log: Final = logging.getLogger("onboarding.flows")
+
+
+@dataclass(frozen=True)
+class Faults:
+    """How often a case was ended by a fault of this program, by its type."""
+
+    kinds: Counter[str]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{number} {kind}" for kind, number in self.kinds.items())
+
+
+@asynccontextmanager
+async def progress_shown(bench: Workbench, batch_id: str) -> AsyncIterator[None]:
+    """Keep the run's progress artifact up to date during the block. Whatever keeps it from being so is only noted."""
+    artifact: Any = None
+    last: Progress | None = None
+
+    async def show(progress: Progress) -> None:
+        nonlocal artifact, last
+        if progress == last:
+            return
+        last = progress
+        share, words = 100.0 * progress.worked / max(1, progress.cases), f"Batch {batch_id}: {progress}"
+        try:
+            if artifact is None:
+                artifact = await acreate_progress_artifact(share, key="onboarding-batch-progress", description=words)
+            else:
+                await aupdate_progress_artifact(artifact, share, description=words)
+        except Exception as error:  # noqa: BLE001 - a picture of the work, whatever keeps it from being drawn
+            _log.warning("progress_not_shown batch=%s error=%s", batch_id, type(error).__name__)
+
+    async with watching(bench.ledger, batch_id, show, every_s=PROGRESS_EVERY_S):
+        yield
+
+
+async def save_results(bench: Workbench, batch_id: str, faults: Faults) -> BatchCounts:
+    """Store table and summary with the run; gives the counts that they show."""
+    counts, markdown, table = await bench.in_thread(_look, bench.ledger, batch_id, faults)
+    more = " (the most urgent; 'onboard batch' writes all to a file)" if len(table) == ROWS_SHOWN else ""
+    try:
+        await acreate_table_artifact(
+            table=table,
+            key="onboarding-batch-results",
+            description=f"What became of each row of batch {batch_id}{more}",
+        )
+        await acreate_markdown_artifact(
+            markdown, key="onboarding-batch-summary", description=f"How batch {batch_id} stands"
+        )
+    except Exception as error:  # noqa: BLE001 - as above; the ledger has it all
+        _log.warning("results_not_shown batch=%s error=%s", batch_id, type(error).__name__)
+    found: BatchCounts = counts
+    return found
+
+
+def _look(ledger: Ledger, batch_id: str, faults: Faults) -> tuple[BatchCounts, str, list[dict[str, Any]]]:
+    counts = batches.counts(ledger, batch_id)
+    return counts, "\n".join(_summary(ledger, batch_id, counts, faults)), _table(ledger, batch_id)
+
+
+def _table(ledger: Ledger, batch_id: str) -> list[dict[str, Any]]:
+    """Rows for the page, the most urgent first; no words from the file, which could hold anything."""
+    kept: dict[str, list[Result]] = {outcome: [] for outcome in _FIRST}
+    for result in results(ledger, batch_id):
+        if len(of_kind := kept.setdefault(result.outcome, [])) < ROWS_SHOWN:
+            of_kind.append(result)
+    urgent = (result for of_kind in kept.values() for result in of_kind)
+    return [
+        {
+            "row": result.row,
+            "case": result.case,
+            "outcome": result.outcome,
+            "code": result.code,
+            "what to do": result.what_to_do,
+        }
+        for result in islice(urgent, ROWS_SHOWN)
+    ]
+
+
+def _summary(ledger: Ledger, batch_id: str, counts: BatchCounts, faults: Faults) -> Iterator[str]:
+    cases = sum(counts.cases.values())
+    left_out = counts.rows.get(RowStanding.LEFT_OUT, 0)
+    yield f"## Batch {batch_id}: {counts.of(CaseStatus.DONE)} of {cases} cases done"
+    yield from ("", "| outcome | code | cases | what it means |", "|---|---|---|---|")
+    for (status, reason), number in sorted(counts.cases.items(), key=lambda entry: (entry[0][0], -entry[1])):
+        yield f"| {status} | {reason or ''} | {number} | {advice(reason)} |"
+    if left_out:
+        yield f"| not taken | BAD_ROW | {left_out} | Correct these rows and take them in again. |"
+    yield from ("", "| step | status | code | cases |", "|---|---|---|---|")
+    found = batch_progress.step_counts(ledger, batch_id)
+    for one in sorted(found, key=lambda one: (list(StepStatus).index(one.status), -one.number)):
+        if one.status is not StepStatus.NOT_REQUESTED:
+            yield f"| {one.step} | {one.status} | {one.code or ''} | {one.number} |"
+    seconds = batch_progress.step_seconds(ledger, batch_id)
+    if seconds:
+        slowest = max(seconds, key=lambda step: seconds[step])
+        yield from ("", f"Slowest step: **{slowest}**, {seconds[slowest]:.2f} s (median of the cases done last).")
+    if counts.of(CaseStatus.ATTENTION):
+        command = f"onboard status --batch {batch_id} --only attention"
+        yield from ("", f"{counts.of(CaseStatus.ATTENTION)} cases need a person; which, and what to do: `{command}`")
+    if counts.of(CaseStatus.READY):
+        yield from ("", "Cases that wait go on when they are due, by resume-cases, or with: `onboard resume --all`")
+    if faults.kinds:
+        yield from ("", f"Faults of this program (please report them): {faults}")
+
+
+async def save_plan(planned: Sequence[Planned], counts: PlanCounts) -> None:
+    """Store what a dry run found with the run."""
+    rows = [
+        {"row": one.number, "case": one.case_id or "", "step": line.step.value, "what would happen": line.action.value}
+        | {"fields": ", ".join(change.field for change in line.changes), "code": line.code or ""}
+        for one in planned
+        for line in one.steps
+        if line.action is not Action.NOT_REQUESTED
+    ]
+    words = f"What this batch would do. Nothing was sent. {plan_words(counts)}"
+    await acreate_table_artifact(table=rows[:ROWS_SHOWN], key="onboarding-batch-plan", description=words)
+
+
+def plan_words(counts: PlanCounts) -> str:
+    """The counts of a dry run in one line."""
+    steps = ", ".join(f"{step} {action.value}: {number}" for (step, action), number in sorted(counts.steps.items()))
+    bad = f"; {counts.bad_rows} rows cannot be taken" if counts.bad_rows else ""
+    return f"{counts.subjects} subjects{bad}; {steps}"

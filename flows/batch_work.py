@@ -1,0 +1,97 @@
+"""Working a batch under a flow run: a task run for each step of a small one, a task run for each chunk of a large one."""
+
+import asyncio
+from collections import Counter
+
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+
+from flows.batch_artifacts import Faults, progress_shown, save_results
+from flows.run import ended, label_run
+from onboarding.batch.engine import Worked, due_cases, work_cases
+from onboarding.batch.rounds import Left, Rest, work_rounds
+from onboarding.batch.stopping import until_stopped
+from onboarding.endings import Ending
+from onboarding.errors import BadInput
+from onboarding.ledger import batches
+from onboarding.ledger.batch_states import BatchState, RowStanding
+from onboarding.ledger.batches import BatchCounts
+from onboarding.ledger.states import CaseStatus
+from onboarding.workbench import Workbench
+from tasks.case_tasks import work_by_tasks
+from tasks.chunk import Pieces, work_by_chunks
+
+_LANES_OF_TASKS = 16
+"""Cases at a time whose steps are task runs: more only queue up in the Prefect client."""
+
+
+class BatchRun:
+    """One flow run's work on one batch."""
+
+    def __init__(self, bench: Workbench, batch_id: str, lanes: int) -> None:
+        self._bench = bench
+        self._batch_id = batch_id
+        self._lanes = lanes
+        self._stop = asyncio.Event()
+        self._faults: Counter[str] = Counter()
+        self._next_chunk = 1
+
+    async def work(self) -> State[None]:
+        """Work it until only long waits are left, and say how it stands."""
+        counts = await self._counts()
+        await label_run(f"batch:{self._batch_id}")
+        small = sum(counts.cases.values()) <= self._bench.settings.batch_task_runs
+        by = self._due_by_tasks if small else self._due_by_chunks
+        rounds = work_rounds(self._bench, self._batch_id, by, self._stop, waiting=self._say_waiting)
+        async with progress_shown(self._bench, self._batch_id):
+            left = await until_stopped(rounds, self._stop, self._say_stopping) or Left(Rest.STOPPED)
+        return self._ended(await save_results(self._bench, self._batch_id, Faults(self._faults)), left)
+
+    async def _counts(self) -> BatchCounts:
+        found = await self._bench.in_thread(batches.batch, self._bench.ledger, self._batch_id)
+        if found is None or found.state not in (BatchState.RELEASING, BatchState.RELEASED):
+            raise BadInput([f"batch_id: there is no released batch {self._batch_id} in this ledger."])
+        counts: BatchCounts = await self._bench.in_thread(batches.counts, self._bench.ledger, self._batch_id)
+        return counts
+
+    async def _due_by_tasks(self) -> float:
+        cases = due_cases(self._bench, self._batch_id)
+        lanes = min(self._lanes, _LANES_OF_TASKS)
+        return await work_cases(self._bench, cases, lanes=lanes, told=self._told, stop=self._stop, work=work_by_tasks)
+
+    async def _due_by_chunks(self) -> float:
+        size, cases = self._bench.settings.batch_chunk, due_cases(self._bench, self._batch_id)
+        pieces = Pieces(self._bench, cases, size=size, lanes=self._lanes, stop=self._stop)
+        self._next_chunk = await work_by_chunks(pieces, self._told, first_number=self._next_chunk)
+        return pieces.closed_for_s
+
+    def _told(self, worked: Worked) -> None:
+        if worked.ending is None:
+            self._faults[worked.code or ""] += 1
+
+    @staticmethod
+    def _say_stopping() -> None:
+        get_run_logger().warning("batch_stopping: cases under way are finished, for a few seconds at most")
+
+    @staticmethod
+    def _say_waiting(seconds: float) -> None:
+        get_run_logger().info("batch_waiting seconds=%.0f", seconds)
+
+    def _ended(self, counts: BatchCounts, left: Left) -> State[None]:
+        waiting, attention = counts.of(CaseStatus.READY), counts.of(CaseStatus.ATTENTION)
+        left_out = counts.rows.get(RowStanding.LEFT_OUT, 0)
+        words = [f"{counts.of(CaseStatus.DONE)} of {sum(counts.cases.values())} cases done"]
+        words += [f"{waiting} waiting"] if waiting else []
+        words += [f"{attention} need attention"] if attention else []
+        words += [f"{left_out} rows not taken"] if left_out else []
+        what = f"batch {self._batch_id}: {', '.join(words)}."
+        if attention:
+            what += f" Which: onboard status --batch {self._batch_id} --only attention."
+        if waiting and left.due_at is not None:
+            what += f" Next look {left.due_at:%Y-%m-%d %H:%M:%S} UTC ({left.why})."
+        if left.why is Rest.STOPPED:
+            return ended(Ending.CANCELLED, None, what=f"{what} It was stopped; a run with this batch_id goes on.")
+        cancelled = counts.of(CaseStatus.CANCELLED)
+        if attention or left_out or cancelled:
+            return ended(Ending.BATCH_NEEDS_ATTENTION, None, what=what)
+        return ended(Ending.BATCH_WAITS if waiting else Ending.BATCH_DONE, None, what=what)
