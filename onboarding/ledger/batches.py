@@ -178,8 +178,11 @@ def due_of_batch(
 
 
 def outcomes(ledger: "Ledger", batch_id: str) -> Iterator[RowOutcome]:
-    """Every row of the batch in the file's order, read piece by piece; rows of a rejected batch are its bad ones."""
-    last = 0
+    """Every row of the batch in the file's order, read piece by piece; rows of a rejected batch are its bad ones.
+
+    Row 0 is what was wrong with the whole file.
+    """
+    last = -1
     while True:
         query = (
             select(BATCH_ROWS, CASES.c.status, CASES.c.reason)

@@ -133,6 +133,9 @@ def test_a_file_that_ends_in_the_middle_is_never_released(ledger: Ledger, tmp_pa
     path.write_bytes(path.read_bytes() + b'"')
     intake = taken(ledger, path, skip_bad=True)
     assert (intake.released, intake.whole) == (False, False)
+    assert write_results(ledger, intake.batch_id, results_path(path)) == 1
+    (row,) = read_results(results_path(path))
+    assert (row["row"], row["line"], row["outcome"]) == ("0", "3", "not taken")
     assert write_errors(ledger, intake.batch_id, path) is None
 
 
