@@ -86,6 +86,15 @@ async def test_a_second_401_is_a_refusal_and_nothing_goes_out_again(calls: Vendo
     assert (caught.value.code, len(server.requests)) == ("NOT_AUTHORISED", 2)
 
 
+async def test_an_error_is_read_in_the_vendors_own_form(calls: VendorCalls, server: ScriptedServer) -> None:
+    server.script = answers(404, {"errorData": {"errorCode": "C1-4", "errorMessage": "Subject not found"}})
+    for kind in (Kind.EFFECT, Kind.READ):
+        with pytest.raises(Refused) as caught:
+            await send(calls, server, kind)
+        assert (caught.value.system, caught.value.code) == (CLINICAL_ONE, "SUBJECT_NOT_FOUND")
+        assert (caught.value.http_status, caught.value.vendor_text) == (404, "C1-4: Subject not found")
+
+
 async def test_an_answer_larger_than_its_call_allows_is_not_read(calls: VendorCalls, server: ScriptedServer) -> None:
     with pytest.raises(InDoubt) as caught:
         await send(calls, server, max_bytes=5)
