@@ -192,14 +192,9 @@ class VendorHttp:
     """
 
     def __init__(self, ca_file: Path | None = None, max_connections: int = MAX_CONNECTIONS) -> None:
+        # Without httpx's client: what it adds (redirects, cookies, time-outs, proxies) is what we do without, and it costs
+        # more than all the rest of a call.
         self._transport = AiohttpTransport(ca_file, max_connections)
-        self._client = httpx.AsyncClient(
-            transport=self._transport,
-            headers=_HEADERS,
-            follow_redirects=False,
-            trust_env=False,
-            timeout=None,  # noqa: S113 - the deadline bounds everything, which httpx's time-outs do not
-        )
 
     async def send(
         self,
@@ -231,12 +226,12 @@ class VendorHttp:
         if wire.deadline.passed():
             raise NoAnswer(may_have_left=False, reason_code="deadline_passed")
         content, kind = _content(body, form)
-        request = self._request(method, url, content, {**(headers or {}), **kind}, wire)
+        request = _request(method, url, content, {**_HEADERS, **(headers or {}), **kind}, wire)
         if request is None:
             raise NoAnswer(may_have_left=False, reason_code="bad_address")
         try:
             async with asyncio.timeout(wire.deadline.remaining()) as limit:
-                response = await self._client.send(request)
+                response = await self._transport.handle_async_request(request)
         except TimeoutError:
             if not limit.expired():
                 raise  # the check's own
@@ -246,24 +241,22 @@ class VendorHttp:
             return Answer(wire.head.status, wire.head.headers, flaw="deadline_passed")
         raise NoAnswer(may_have_left=wire.may_have_left, reason_code="deadline_passed")
 
-    def _request(
-        self, method: str, url: str, content: bytes | None, headers: Mapping[str, str], wire: Wire
-    ) -> httpx.Request | None:
-        try:
-            return self._client.build_request(method, url, content=content, headers=headers, extensions={"wire": wire})
-        except httpx.InvalidURL:
-            return None
-
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
-        await self._transport.aclose()  # an httpx client that never sent anything does not close its transport
+        await self._transport.aclose()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def _request(method: str, url: str, content: bytes | None, headers: dict[str, str], wire: Wire) -> httpx.Request | None:
+    try:
+        return httpx.Request(method, url, content=content, headers=headers, extensions={"wire": wire})
+    except httpx.InvalidURL:
+        return None
 
 
 def _content(body: object, form: Mapping[str, str] | None) -> tuple[bytes | None, dict[str, str]]:
