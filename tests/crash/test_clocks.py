@@ -30,6 +30,7 @@ from tests.support.wall_clock import DatabaseClock, WallClock
 
 DAY: Final = 86400
 PATIENT: Final[dict[str, Any]] = {"lease_seconds": 20, "request_timeout_seconds": 5, "settle_seconds": 0.2}
+
 # SQLite: the boot clock
 
 
