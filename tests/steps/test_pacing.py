@@ -4,11 +4,18 @@ import asyncio
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
+from onboarding.clocks import boot_seconds
 from onboarding.endings import Ending
-from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN
+from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, Unavailable
 from onboarding.ledger.states import CaseStatus
+from onboarding.steps.case import work_case
+from onboarding.steps.dispensation import refuse_old_guard
+from onboarding.steps.session import Guard
 from onboarding.vendors.breaker import OPENS_AFTER
-from tests.steps.lab import Lab, laboratory
+from onboarding.vendors.dispensation import ConnectionType
+from tests.steps.lab import Lab, laboratory, leased, only
 from vendor_sandbox import seed
 
 CASES: Final = 24
@@ -92,3 +99,22 @@ async def test_a_dead_vendor_is_left_alone_and_used_again_when_it_is_back(tmp_pa
         for case_id in cases:
             assert (await lab.work_to_the_end(case_id)).status is CaseStatus.DONE
         assert lab.bench.systems.closed_for_s(OPENSPECIMEN) == 0
+
+
+@pytest.mark.parametrize(
+    ("age_s", "timeout_s", "refused"), [(29, 30, False), (31, 30, True), (14, 600, False), (16, 600, True)]
+)
+async def test_a_dispensation_that_grew_old_in_the_queue_is_not_relied_upon(
+    tmp_path: Path, age_s: float, timeout_s: float, refused: bool
+) -> None:
+    async with laboratory(tmp_path, request_timeout_seconds=timeout_s, lease_seconds=60) as lab:
+        case_id = await lab.open(only("device"))
+        async with leased(lab.bench, case_id) as session:
+            session.guard = Guard(ConnectionType.DEVICE_TO_CLOUD, "visit", boot_seconds() - age_s)
+            if refused:
+                with pytest.raises(Unavailable):
+                    refuse_old_guard(session)
+            else:
+                refuse_old_guard(session)
+            assert (await work_case(session)).ending is Ending.ONBOARDED
+        assert lab.effects() == {"device_registered": 1}
