@@ -134,6 +134,15 @@ class LedgerMachine(RuleBasedStateMachine):
         other = self.resume(number)
         return multiple(frozen, other) if isinstance(other, Runner) else frozen
 
+    @rule(target=runners)
+    def rivals(self) -> Any:
+        """All cases are worked at once, two of them about one registration, and whatever was sent arrives after that."""
+        rivals = [runner for number in range(CASES) if isinstance(runner := self.resume(number), Runner)]
+        for runner in rivals:
+            if runner.sent is not None:
+                self._arrive(runner.sent, applied=True)
+        return multiple(*rivals)
+
     @rule(number=numbers)
     def interrupted(self, number: int) -> None:
         """Resumed, and then a signal: the case is given back with its request on the way."""
