@@ -95,6 +95,22 @@ async def test_an_error_is_read_in_the_vendors_own_form(calls: VendorCalls, serv
         assert (caught.value.http_status, caught.value.vendor_text) == (404, "C1-4: Subject not found")
 
 
+async def test_an_effect_goes_out_in_the_turn_it_waited_for(calls: VendorCalls, server: ScriptedServer) -> None:
+    server.script = in_turn(answers(401), answers(200, {"id": 3}))
+    request = Request("work", Kind.EFFECT, "PUT", f"{server.url}/kits/1", body={"a": 1})
+    asked: list[int] = []
+    async with calls.turn(20) as turn:
+        answer = await calls.authorised(
+            request,
+            TokenKeeper(CLINICAL_ONE, Login()),
+            bearer,
+            deadline=turn,
+            check=lambda: asked.append(len(server.requests)),
+        )
+    assert (answer.body, asked) == (b'{"id": 3}', [0, 1])
+    assert [request.headers["authorization"] for request in server.requests] == ["Bearer token-1", "Bearer token-2"]
+
+
 async def test_an_answer_larger_than_its_call_allows_is_not_read(calls: VendorCalls, server: ScriptedServer) -> None:
     with pytest.raises(InDoubt) as caught:
         await send(calls, server, max_bytes=5)
@@ -215,6 +231,7 @@ async def test_the_lack_of_an_answer_is_noted_with_what_may_have_left(
 async def test_refused_credentials_are_remembered_with_all_that_was_told(
     calls: VendorCalls, http: VendorHttp, gate: InMemoryGate
 ) -> None:
+    assert calls.credentials_digest == gate.credentials_digest(CLINICAL_ONE, *CREDENTIALS)
     await calls.refuse_remembered_login()
     error = await calls.login_refused("AUTH_USER_LOCKED", Answer(423), "Miller is locked")
     assert (error.system, error.code, error.http_status) == (CLINICAL_ONE, "AUTH_USER_LOCKED", 423)
