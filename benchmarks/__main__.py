@@ -84,6 +84,7 @@ def main() -> int:
         "minutes": round((time.monotonic() - began) / 60, 1),
         "rounds": given.rounds,
         "at_once": given.at_once,
+        "scale": given.scale,
         "latency_ms": LATENCY_MS,
         "rows": rows,
         "played": played,

@@ -137,6 +137,7 @@ def _figures(run: Mapping[str, Any]) -> str:
         f"{run['at'][:10]}, {run['rounds']} rounds in {run['minutes']} minutes.",
         f"{run['latency_ms']:g} ms latency per call, {run['at_once']} subjects at a time.",
         f"{machine()}. Load average before each measurement: {low:.1f} to {high:.1f}.",
+        *_reserves(run, median(one[0] for one in loads)),
         f"{versions()}.",
         "",
         markdown_table(rows),
@@ -148,6 +149,16 @@ def _figures(run: Mapping[str, Any]) -> str:
     if opened:
         lines += ["", f"Cases opened one by one before the measured part, per second: {'; '.join(opened)}."]
     return "\n".join(lines) + "\n"
+
+
+def _reserves(run: Mapping[str, Any], load: float) -> list[str]:
+    """Why these figures are less than they could be."""
+    reserves = []
+    if load > len(os.sched_getaffinity(0)) + 1:  # the contender and the sandbox make up to two themselves
+        reserves.append("**The machine was busy with other work:** only the ratios mean something, and they roughly.")
+    if run["scale"] != 1:
+        reserves.append(f"**A short run:** {run['scale']:g} times as many subjects as usual.")
+    return reserves
 
 
 def _http_cost(rows: Sequence[Row]) -> list[str]:
@@ -204,8 +215,8 @@ _TEXT: Final = """# Performance
 - Measured is the work, not the start of the process, nor imports, nor the opening of cases (which is told apart).
 - *Once stored*: Prefect's task runs reach its server's database after the flow has ended. This rate waits for them.
 - *Client CPU* is what the contender's own process used, *server CPU* what PostgreSQL and the Prefect server used for it.
-- The Prefect servers store task runs in batches, as `onboard up` sets them, in favour of all rows that use one. A server that nobody
-  uses is stopped meanwhile, so that its idle work disturbs nobody.
+- The Prefect servers store task runs in batches (settings in `benchmarks/servers.py`), in favour of all rows that use one. A server
+  that nobody uses is stopped meanwhile, so that its idle work disturbs nobody.
 - Durability differs. This project commits an intent before each effect and its outcome after it, SQLite with
   `synchronous=FULL`. DBOS commits the outcome of each step. Prefect's task runs are written by its server, later. The limit,
   bare aiohttp and the script store nothing, so a crash of theirs loses what was done.

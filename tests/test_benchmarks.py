@@ -129,7 +129,15 @@ def test_new_figures_keep_what_people_wrote_around_the_old_ones(tmp_path: Path) 
     page = tmp_path / "performance.md"
     page.write_text(f"# Above\n{BEGIN}\nold figures\n{END}\nWhere it stops and why.\n")
     rows = summary([_played("limit", 0, 1.0)], picked(["limit"]))
-    run = {"at": "2026-01-02T03:04:05+00:00", "minutes": 1, "rounds": 1, "latency_ms": 5.0, "at_once": 64, "rows": rows}
+    run = {
+        "at": "2026-01-02T03:04:05+00:00",
+        "minutes": 1,
+        "rounds": 1,
+        "scale": 1,
+        "latency_ms": 5.0,
+        "at_once": 64,
+        "rows": rows,
+    }
     save_report(json.loads(json.dumps(run)), tmp_path)
     text = page.read_text()
     assert text.startswith(f"# Above\n{BEGIN}")
