@@ -96,7 +96,7 @@ def _clinical_one_error(body: object) -> VendorError | None:
     words = [part for part in (message, details) if isinstance(part, str) and part]
     phrase = next((found for text in words if (found := phrases.phrase_code(text)) is not None), None)
     if isinstance(details, Mapping | list) and details:
-        words.append(json.dumps(details, ensure_ascii=False, default=str))
+        words.append(json.dumps(details, ensure_ascii=False))
     text = ": ".join([code, *words] if isinstance(code, str) else words)
     return VendorError(phrase or _safe_code(code) or "CLINICAL_ONE_ERROR", text[:_TEXT_LIMIT])
 

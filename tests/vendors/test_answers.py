@@ -439,6 +439,15 @@ def test_without_an_answer_the_reason_and_its_detail_are_told(system: str) -> No
     assert (detailed.system, detailed.code, detailed.what) == (system, code, f"{explain(code)} (expired)")
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_what_came_before_an_answer_broke_off_refuses_nothing(system: str) -> None:
+    for status in (200, 400, 503):
+        broken = Answer(status, body=json.dumps(SHAPES[system]).encode(), flaw="truncated")
+        error = classify(system, Kind.EFFECT, broken)
+        assert error is not None
+        assert (type(error), error.code, error.vendor_text) == (InDoubt, "TRUNCATED", None)
+
+
 @pytest.mark.parametrize("body", [[{"code": "A"}, 1], [{"code": "A"}, {"code": 1}], [{"code": "A"}, {}], {"code": "A"}])
 def test_a_list_in_which_an_entry_has_no_code_is_not_openspecimens_error(body: object) -> None:
     assert vendor_error(OPENSPECIMEN, body) is None
@@ -489,6 +498,13 @@ JSON = st.recursive(
 def test_any_json_is_classified(system: str, status: int, body: object) -> None:
     error = classify(system, Kind.EFFECT, answer(status, body))
     assert error is None or error.code
+
+
+def test_what_is_no_json_is_not_repeated() -> None:
+    for body in (b"Miller", b'{"Miller": NaN}'):
+        with pytest.raises(Unreadable, match=r"^the body is not JSON$") as caught:
+            read_json(body)
+        assert caught.value.__suppress_context__
 
 
 @given(st.binary(max_size=100))
