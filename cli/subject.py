@@ -21,8 +21,8 @@ _LARGEST_FILE = 1024 * 1024
 Flag = Annotated[bool, Parameter(negative="")]
 
 
-def _no_option(_type: object, file: str) -> None:
-    if file.startswith("-") and file != "-":
+def _no_option(_type: object, file: str | None) -> None:
+    if file is not None and file.startswith("-") and file != "-":
         raise ValueError(f"there is no option {file}; a file of this name is written ./{file}.")
 
 

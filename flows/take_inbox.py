@@ -12,6 +12,7 @@ from flows.run import ended, ended_by, workbench_of_this_run
 from onboarding.batch.inbox import InboxBusy, inbox_of
 from onboarding.endings import Ending
 from onboarding.errors import BadInput
+from onboarding.settings import load_settings
 
 _log: Final = logging.getLogger("onboarding.flows")
 
@@ -24,6 +25,8 @@ async def take_inbox() -> State[Any]:
     """
     endings: Counter[str] = Counter()
     try:
+        if load_settings().inbox is None:
+            return ended(Ending.NOTHING_DUE, None, what="no inbox is set; ONBOARDING_INBOX names its folder.")
         async with workbench_of_this_run() as bench:
             for name in inbox_of(bench.settings).complete():
                 try:

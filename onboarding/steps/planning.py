@@ -6,6 +6,7 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from onboarding.advice import advice
+from onboarding.clocks import boot_seconds
 from onboarding.errors import AnswerError, NotYet, Refused
 from onboarding.intake import IntakeRequest
 from onboarding.ledger.states import StepName
@@ -67,6 +68,8 @@ class PlanContext:
         """A fresh deadline for one call."""
         return Deadline(self.settings.request_timeout_seconds)
 
+
+_LIST_SERVES_S: Final = 30.0  # one list of exceptions serves the plans of many subjects, which promise nothing
 
 NOT_OBSERVABLE: Final = (
     "not observable: nobody can ask the vendor whether a device is registered, so only its dispensation counts"
@@ -138,10 +141,13 @@ async def _dnd_exception(context: PlanContext) -> PlanLine:
     section = context.request.dnd_exception
     assert section is not None
     subject = context.request.subject
-    listed = await context.systems.clinical_one.list_exceptions(
-        subject.study_id, str(subject.mode), deadline=context.deadline()
+    listed = await context.systems.clinical_one.exceptions_since(
+        subject.study_id,
+        str(subject.mode),
+        boot_seconds() - _LIST_SERVES_S,
+        timeout_s=context.settings.request_timeout_seconds,
     )
-    equal = sorted(entry.id for entry in listed if entry.content == section.normalised())
+    equal = listed.equal_to(section.normalised())
     if equal:
         more = f", and {len(equal) - 1} more equal to it" if equal[1:] else ""
         return PlanLine(StepName.DND_EXCEPTION, Action.NOTHING, f"exists as {equal[0]}{more}")

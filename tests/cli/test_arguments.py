@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from tests.support.installation import Installation
 
-COMMANDS = ["subject", "resume", "status", "show", "doctor", "migrate"]
+COMMANDS = ["subject", "batch", "resume", "status", "show", "doctor", "migrate"]
 OPTIONS = [
     "--json", "--dry-run", "--limit", "--only", "--vendor-text", "--registration", "--study", "--mode", "--kit",
-    "--try-login-again", "--help", "--version", "--", "-", "--no-json", "--json=x", "-h", "done", "0", "-1", "1e9",
+    "--try-login-again", "--skip-bad", "--template", "--concurrency", "--batch",
+    "--help", "--version", "--", "-", "--no-json", "--json=x", "-h", "done", "0", "-1", "1e9",
 ]  # fmt: skip
 WORDS = st.one_of(
     st.sampled_from(OPTIONS),
@@ -37,6 +38,11 @@ def test_no_arguments_end_in_a_traceback(installation: Installation, command: st
         (("subject",), "FILE"),
         (("subject", "a", "b"), "b"),
         (("subject", "--dry-rnu"), "--dry-rnu"),
+        (("batch",), "give a FILE"),
+        (("batch", "nowhere.csv"), "cannot be read"),
+        (("batch", "a", "b"), "b"),
+        (("batch", "a.csv", "--template"), "--template"),
+        (("batch", "a.csv", "--concurrency", "0"), "--concurrency"),
         (("show",), "CASE"),
         (("status", "--limit", "x"), "--limit"),
         (("status", "--limit", "-1"), "--limit"),

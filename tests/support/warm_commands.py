@@ -12,6 +12,7 @@ import time
 import traceback
 from typing import Any, NoReturn
 
+import cli.batch
 import cli.decide
 import cli.doctor
 import cli.ledger
