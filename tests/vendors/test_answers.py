@@ -277,6 +277,18 @@ def test_a_wait_that_the_vendor_asks_for_is_told_and_bounded() -> None:
     assert error.retry_after_s == 5
 
 
+def test_a_wait_until_a_date_is_counted_from_the_moment_that_is_given_or_from_the_present() -> None:
+    until = {"retry-after": "Sat, 21 Nov 2026 12:00:40 GMT"}
+    now = datetime(2026, 11, 21, 12, tzinfo=UTC)
+    error = classify(CLINICAL_ONE, Kind.EFFECT, answer(429, headers=until), now=now)
+    assert error is not None
+    assert error.retry_after_s == 40
+    far_off = {"retry-after": "Fri, 21 Nov 2177 12:00:00 GMT"}
+    error = classify(CLINICAL_ONE, Kind.EFFECT, answer(429, headers=far_off))
+    assert error is not None
+    assert error.retry_after_s == 3600
+
+
 def test_a_success_is_taken_bare_or_under_result() -> None:
     assert unwrapped({"status": "Success", "version": 1, "result": [1], "errorData": None}) == [1]
     assert unwrapped({"result": {"id": 1}}) == {"id": 1}
