@@ -38,11 +38,7 @@ def changed_lines(mutant: str) -> list[str]:
     ]
 
 
-def main() -> int:
-    STATS.unlink(missing_ok=True)
-    ran = subprocess.run([MUTMUT, "run", "--max-children", "2", *sys.argv[1:]], check=False)
-    if ran.returncode:
-        return ran.returncode
+def report() -> None:
     tried = {name: status for name, status in statuses().items() if status != "not checked"}
     by_module = defaultdict(list)
     for name, status in tried.items():
@@ -54,7 +50,14 @@ def main() -> int:
         lines.append(f"{sum(status in KILLED for status in found):6} / {len(found):<6} {module}")
     lines.append(f"{len(tried) - len(left):6} / {len(tried):<6} altogether")
     sys.stdout.write("\n".join(lines) + "\n")
-    return 0
+
+
+def main() -> int:
+    STATS.unlink(missing_ok=True)
+    ran = subprocess.run([MUTMUT, "run", "--max-children", "2", *sys.argv[1:]], check=False)
+    if ran.returncode == 0:
+        report()
+    return ran.returncode
 
 
 if __name__ == "__main__":
