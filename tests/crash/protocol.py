@@ -32,13 +32,19 @@ class OnItsWay:
 
 @dataclass
 class Runner:
-    """One taking of a lease. ``intended_at``: when its open intent was committed, on the machine's own clock."""
+    """One taking of a lease.
+
+    Attributes:
+        intended_at: when its open intent was committed, on the machine's own clock.
+        saw_none: it holds the exception's claim and has seen none listed since it took it.
+    """
 
     lease: Lease
     boot: int
     step: StepName | None = None
     attempt: int = 0
     intended_at: float = 0.0
+    saw_none: bool = False
     sent: OnItsWay | None = None
 
 
@@ -62,7 +68,7 @@ class World:
 
     def claims(self, case_id: str, step: StepName) -> list[ClaimKey]:
         """What a step holds."""
-        if step is not StepName.REGISTRATION:
+        if step is not StepName.REGISTRATION or step not in self.things[case_id]:
             return []
         return [registration_claim(self.bound_to[case_id], self.things[case_id][step][1])]
 
@@ -74,14 +80,17 @@ class World:
 Change = Callable[[CaseWrite], tuple[StepName, int] | None]
 
 
-def begin_next(world: World) -> Change:
-    """Begin the next step, unless it is in doubt or somebody else holds it: its name, and the attempt's number."""
+def begin_next(world: World, *, saw_none: bool) -> Change:
+    """Begin the next step, unless it is in doubt or somebody else holds it: its name, and the attempt's number.
+
+    An exception is listed first, under its claim: until then its attempt is 0.
+    """
 
     def change(write: CaseWrite) -> tuple[StepName, int] | None:
         for name in StepName:
             step = write.step(name)
             if name is StepName.DND_EXCEPTION and step.status in (StepStatus.PENDING, StepStatus.OPEN):
-                return _exception(write, world)
+                return _create_exception(write) if saw_none else _list_exceptions(write, world)
             if step.status is StepStatus.PENDING and name is StepName.DISPENSATION:
                 step.found({})
             elif step.status is StepStatus.PENDING:
@@ -99,7 +108,7 @@ def begin_next(world: World) -> Change:
     return change
 
 
-def _exception(write: CaseWrite, world: World) -> tuple[StepName, int] | None:
+def _list_exceptions(write: CaseWrite, world: World) -> tuple[StepName, int] | None:
     name = StepName.DND_EXCEPTION
     step, case_id = write.step(name), write.lease.case_id
     claim = ExceptionClaim.take(write, EXCEPTION_KEY)
@@ -122,7 +131,12 @@ def _exception(write: CaseWrite, world: World) -> tuple[StepName, int] | None:
         claim.absent()
     if step.status is StepStatus.OPEN:
         step.absent("SETTLED_ON_THE_CLAIM")
-    return name, step.mirror_intent(claim.intend(INTENT))
+    return name, 0
+
+
+def _create_exception(write: CaseWrite) -> tuple[StepName, int]:
+    step, claim = write.step(StepName.DND_EXCEPTION), ExceptionClaim.held(write, EXCEPTION_KEY)
+    return step.name, step.mirror_intent(claim.intend(INTENT))
 
 
 def record_answer(name: StepName, *, readable: bool, applied: bool) -> Callable[[CaseWrite], None]:

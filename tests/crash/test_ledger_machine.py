@@ -80,20 +80,28 @@ class LedgerMachine(RuleBasedStateMachine):
         self.trails: dict[str, list[EventView]] = {}
         self.seen: dict[str, Any] = {}
 
-    @initialize()
-    def open(self) -> None:
-        """Two subjects; the third case is the first subject's other one, without a device, about the same registration."""
-        for subject, has_device in ((1, True), (2, True), (1, False)):
+    @initialize(exception_only=st.booleans())
+    def open(self, exception_only: bool) -> None:
+        """Two subjects; the third case is the first one's other, without a device. Or three that only share an exception."""
+        for number in range(1, CASES + 1):
+            subject = number if exception_only or number < CASES else 1
+            asked = {StepName.DND_EXCEPTION: "shared"}
+            if not exception_only:
+                asked |= {StepName.REGISTRATION: str(subject)}
+                asked |= {StepName.DEVICE: f"C{subject:031X}"} if number < CASES else {}
             wanted = request(
                 subject__subject_id=f"{subject:032X}",
-                registration__id=subject,
-                **({"device__inventory_id": f"C{subject:031X}"} if has_device else {"device": LEFT_OUT}),
+                **({"registration__id": subject} if StepName.REGISTRATION in asked else {"registration": LEFT_OUT}),
+                **(
+                    {"device__inventory_id": asked[StepName.DEVICE]}
+                    if StepName.DEVICE in asked
+                    else {"device": LEFT_OUT}
+                ),
             )
             case_id = self.bench.open(wanted)
             self.cases.append(case_id)
             self.world.bound_to[case_id] = str(subject)
-            keys = {StepName.REGISTRATION: str(subject), StepName.DEVICE: case_id, StepName.DND_EXCEPTION: "shared"}
-            self.world.things[case_id] = {name: (name, key) for name, key in keys.items()}
+            self.world.things[case_id] = {name: (name, key) for name, key in asked.items()}
 
     # Leases
 
@@ -119,6 +127,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if isinstance(runner, Runner):
             self.probe(runner, conclusive=True)
             self.intend(runner)
+            self.intend(runner)
             self.send(runner)
         return runner
 
@@ -143,6 +152,23 @@ class LedgerMachine(RuleBasedStateMachine):
                 self._arrive(runner.sent, applied=True)
         return multiple(*rivals)
 
+    @rule(target=runners, number=numbers, other=numbers)
+    def dawdle(self, number: int, other: int) -> Any:
+        """A runner begins and freezes past its lease; nobody takes its case, but another case gets on meanwhile."""
+        slow = self.take(number)
+        if not isinstance(slow, Runner):
+            return multiple()
+        self.probe(slow, conclusive=True)
+        self.intend(slow)
+        self.time_passes(LEASE_S + 0.5)
+        quick = self.resume(other) if other != number else None
+        if isinstance(quick, Runner) and quick.sent is not None:
+            self._arrive(quick.sent, applied=True)
+            self.record(quick, readable=True)
+        self.intend(slow)
+        self.send(slow)
+        return slow
+
     @rule(number=numbers)
     def interrupted(self, number: int) -> None:
         """Resumed, and then a signal: the case is given back with its request on the way."""
@@ -162,9 +188,11 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(runner=runners)
     def intend(self, runner: Runner) -> None:
-        """Begin the next step, as far as it is not in doubt."""
+        """Begin the next step, as far as it is not in doubt; an exception is begun by listing those there are."""
         if runner.step is None:
-            self._begun(runner, self._write(runner, begin_next(self.world)))
+            change = begin_next(self.world, saw_none=runner.saw_none)
+            runner.saw_none = False
+            self._begun(runner, self._write(runner, change))
 
     @rule(one=runners, other=runners)
     def intend_together(self, one: Runner, other: Runner) -> None:
@@ -172,9 +200,10 @@ class LedgerMachine(RuleBasedStateMachine):
         several = [one, other] if one.lease.case_id != other.lease.case_id else [one]
         able = [runner for runner in several if runner.step is None and runner.boot == self.boots]
         owns = [self._owns(runner) for runner in able]
-        works = [Fenced(runner.lease, begin_next(self.world)) for runner in able]
+        works = [Fenced(runner.lease, begin_next(self.world, saw_none=runner.saw_none)) for runner in able]
         for runner, mine, result in zip(able, owns, self.bench.ledger.work_together(works), strict=True):
             assert mine or isinstance(result, LeaseLost), "a runner that was overtaken wrote, with another's help"
+            runner.saw_none = False
             if isinstance(result, CaseContradicted):
                 self.lied_to.discard(runner.lease.case_id)
             elif not isinstance(result, LeaseLost):
@@ -321,6 +350,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 if isinstance(runner, Runner):
                     self.probe(runner, conclusive=True)
                     self.intend(runner)
+                    self.intend(runner)
                     self.send(runner)
                     self.arrive(0, applied=True)
                     self.record(runner, readable=True)
@@ -330,7 +360,9 @@ class LedgerMachine(RuleBasedStateMachine):
         for case_id in self.cases:
             case = self.bench.case(case_id)
             assert case.status is CaseStatus.DONE, (case.status, case.reason, self.bench.kinds(case_id))
-        assert self.world.happened.total() == 2 + 2 + 1, "two registrations, two devices, one exception"
+        assert self.world.happened == Counter(
+            {thing for things in self.world.things.values() for thing in things.values()}
+        )
 
     # Helpers
 
@@ -351,7 +383,9 @@ class LedgerMachine(RuleBasedStateMachine):
         return result or given
 
     def _begun(self, runner: Runner, begun: tuple[StepName, int] | None) -> None:
-        if begun is not None:
+        if begun is not None and begun[1] == 0:
+            runner.saw_none = True
+        elif begun is not None:
             runner.step, runner.attempt = begun
             runner.intended_at = self.world.now
             self.world.quiet[self.world.things[runner.lease.case_id][runner.step]] = self.world.now + QUIET_S
