@@ -14,7 +14,7 @@ from onboarding.clocks import utc_now
 from onboarding.errors import OnboardingError
 from onboarding.ledger.leasing import Closed
 from onboarding.ledger.states import CaseStatus
-from onboarding.ledger.views import EventView, Held
+from onboarding.ledger.views import CaseView, EventView, Held
 from onboarding.steps.case import work_case
 from tests.crash.auditor import DUPLICATES, Evidence, applied_late, audit, gather
 from tests.crash.faults import Fault
@@ -26,6 +26,7 @@ SETTINGS: Final[dict[str, Any]] = {"lease_seconds": 0.5, "request_timeout_second
 AT_ONCE: Final = 40
 """Points that are worked at the same time; most of their time goes by waiting for dead runners' leases."""
 STUCK_AFTER_S: Final = 60.0
+LONGEST_WAIT_S: Final = 5.0
 _SNAPSHOTS: Final = 20
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - folders of one's own are made in it
 Attend = Callable[[], Awaitable[bool]]
@@ -78,13 +79,16 @@ async def settle(
 ) -> list[Mapping[str, Sequence[EventView]]]:
     """Resume whatever is due until nothing is left to do; the trails as they were in the first rounds and at the end.
 
-    ``attend``: a person, who is asked once nothing else is left to do, and says whether any case asked. However slow the
+    ``attend``: a person, who is asked once nothing else is left to do, and says whether any case asked; and who resumes what
+    would wait for longer than ``LONGEST_WAIT_S``, since a decision does not wake those who waited for it. However slow the
     machine is, it goes on while something is written; nothing written for ``stuck_after_s`` although a case is due: it is stuck.
     """
     snapshots: list[Mapping[str, Sequence[EventView]]] = [trails(lab)]
     written, idle_since = 0, time.monotonic()
     while time.monotonic() - idle_since < stuck_after_s:
-        for case_id in await lab.bench.find_due(100):
+        waiting = lab.bench.ledger.cases(statuses=[CaseStatus.READY])
+        longest = attend is not None and min(map(_wait_s, waiting), default=0.0) > LONGEST_WAIT_S
+        for case_id in [case.id for case in waiting] if longest else await lab.bench.find_due(100):
             try:
                 async with lab.bench.session(case_id) as session:
                     if not isinstance(session, Held | Closed):
@@ -99,11 +103,16 @@ async def settle(
         waiting = lab.bench.ledger.cases(statuses=[CaseStatus.READY])
         if not waiting and (attend is None or not await attend()):
             break
-        waits = [max(case.lease_left_s, (case.due_at - utc_now()).total_seconds()) for case in waiting if case.due_at]
-        pause_s = max(0.005, min(waits, default=0.1))
+        pause_s = min(LONGEST_WAIT_S, max(0.005, min(map(_wait_s, waiting), default=0.1)))
         await asyncio.sleep(pause_s)
         idle_since += pause_s  # nobody could have done anything meanwhile
     return [*snapshots, trails(lab)]
+
+
+def _wait_s(case: CaseView) -> float:
+    """Until when nobody could work a case that is ready, seconds."""
+    due_in_s = 0.0 if case.due_at is None else (case.due_at - utc_now()).total_seconds()
+    return max(case.lease_left_s, due_in_s)
 
 
 def trails(lab: Lab) -> dict[str, list[EventView]]:

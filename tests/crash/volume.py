@@ -28,7 +28,7 @@ from onboarding.settings import Settings
 from tests.crash.auditor import Evidence, Limits, applied_late, audit
 from tests.crash.lateness import excused
 from tests.crash.person import RIGHTLY_ASKED, Person
-from tests.crash.points import SETTINGS, STUCK_AFTER_S, judged, quick_folder
+from tests.crash.points import LONGEST_WAIT_S, SETTINGS, judged, quick_folder
 from tests.crash.result import Result
 from tests.crash.runners import Runners, Running, running_runners
 from tests.crash.worlds import (
@@ -51,6 +51,7 @@ WORLDS_AT_ONCE: Final = 8
 KILLS_IN_A_WORLD: Final = 40
 BOUNDARIES: Final = 60
 _KILL_AFTER_S: Final = 0.4
+_LONGEST_LIFE_S: Final = 15.0  # it may find nothing to do, and would wait as long as the cases do
 _IDLE_S: Final = 0.05
 _ATTEND_EVERY_S: Final = 1.0
 _OVERLAP: Final = 60
@@ -112,18 +113,18 @@ class World:
             environment = other_addresses(self._lab.environment) if elsewhere else None
             at = number if by_boundary else 0
             running = self._runners.start(self._lab, width=width, at=at, environment=environment)
-            if not by_boundary:
-                await running.began()  # however long that takes on a busy machine
-                await asyncio.wait([running.outcome], timeout=moment)
-                if not running.outcome.done():
-                    await running.kill()
+            if not by_boundary:  # however long its start takes on a busy machine
+                await asyncio.wait([asyncio.ensure_future(running.began())], timeout=_LONGEST_LIFE_S)
+            await asyncio.wait([running.outcome], timeout=_LONGEST_LIFE_S if by_boundary else moment)
+            if not running.outcome.done():
+                await running.kill()
             outcome = (await running.outcome).check()
             if outcome.killed:
                 await self._count(running, outcome.boundaries[-1] if outcome.boundaries else "at the start")
 
     async def _something_is_due(self) -> bool:
         """Wait until a case is due; no when everything is done, or nothing gets due any more."""
-        bench, end = self._lab.bench, time.monotonic() + STUCK_AFTER_S
+        bench, end = self._lab.bench, time.monotonic() + LONGEST_WAIT_S
         while not await bench.find_due(1):
             if time.monotonic() > end or all(case.status == "done" for case in bench.ledger.cases()):
                 return False
