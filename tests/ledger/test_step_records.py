@@ -74,6 +74,7 @@ def test_what_the_vendor_said_before_is_forgotten_by_the_next_word(bench: Bench)
 def test_a_refusal_leaves_no_intent_and_a_retry_counts_anew(bench: Bench) -> None:
     lease = bench.open_and_lease()
     bench.do(lease, DEVICE, lambda s: s.wait("LATER"))
+    assert bench.step(lease.case_id, DEVICE).waiting_since is None
     bench.do(lease, DEVICE, lambda s: s.intend(INTENT))
     bench.do(lease, DEVICE, lambda s: s.absent())
     bench.do(lease, DEVICE, lambda s: s.intend(INTENT))
@@ -89,6 +90,30 @@ def test_a_refusal_leaves_no_intent_and_a_retry_counts_anew(bench: Bench) -> Non
     step = bench.step(lease.case_id, DEVICE)
     assert (step.waits, step.intent.probes, step.intent.absences, step.intent.attempts) == (0, 0, 0, 3)
     assert (step.status, step.outcome, step.waiting_since) == (S.PENDING, {}, None)
+
+
+def test_probes_and_shared_intents_are_counted_one_by_one(bench: Bench) -> None:
+    lease = bench.open_and_lease()
+    bench.bring(lease, DEVICE, S.OPEN)
+    for number in (1, 2):
+        assert bench.do(lease, REGISTRATION, lambda s: s.mirror_intent(9)) == number
+        bench.do(lease, DEVICE, lambda s: s.probed("ASKING", quiet_s=7))
+        assert bench.step(lease.case_id, DEVICE).intent.probes == number
+
+
+def test_a_decision_leaves_no_intent_and_no_count(bench: Bench) -> None:
+    lease = bench.open_and_lease()
+    bench.do(lease, DEVICE, lambda s: s.intend(INTENT))
+    bench.do(lease, DEVICE, lambda s: s.absent())
+    bench.do(lease, DEVICE, lambda s: s.intend(INTENT))
+    bench.do(lease, DEVICE, lambda s: s.probed("ASKING", quiet_s=7))
+    bench.do(lease, DEVICE, lambda s: s.inconclusive("MASKED"))
+    step = bench.step(lease.case_id, DEVICE)
+    assert (step.intent.probes, step.intent.absences, step.intent.quiet_left_s) == (1, 1, 7)
+    bench.do(lease, DEVICE, lambda s: s.decide(applied=True, outcome={}))
+    step = bench.step(lease.case_id, DEVICE)
+    assert (step.intent.probes, step.intent.absences, step.intent.quiet_left_s) == (0, 0, 0)
+    assert (step.intent.facts, step.intent.attempts) == ({}, 2)
 
 
 def test_nothing_applied_while_in_doubt_is_one_more_wait_and_the_intent_stays(bench: Bench) -> None:

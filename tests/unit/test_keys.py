@@ -1,5 +1,6 @@
 """The file that holds a ledger's key."""
 
+import stat
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ def test_a_key_that_was_made_is_read_and_ends_its_line(tmp_path: Path) -> None:
     assert key_file(path) == tmp_path / "ledger.db.key"
     assert key_file(path).read_bytes() == text.encode() + b"\n"
     assert LedgerKey.from_text(text).key_id
+    assert stat.S_IMODE(key_file(path).stat().st_mode) == 0o600
 
 
 def test_what_no_key_can_hold_is_read_without_an_error_and_is_no_key(tmp_path: Path) -> None:
