@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from onboarding.ledger.writes import CaseWrite
 
 HELD_RETRY_S: Final = 5.0
+UNKNOWN_ELSEWHERE: Final = "EXCEPTION_UNKNOWN_IN_ANOTHER_CASE"
+"""Why a case waits whose exception is unknown in another case, until a person decides about that one."""
 
 
 class ClaimKind(StrEnum):

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 
 from onboarding.clocks import DATABASE_EPOCH
 from onboarding.errors import BadInput, IdentityConflict, OnboardingError
 from onboarding.keys import LedgerKey
 from onboarding.ledger import claims
 from onboarding.ledger.claims import ClaimKey, ExceptionClaim
-from onboarding.ledger.columns import QUIET_ENDS, Row
+from onboarding.ledger.columns import CASES, QUIET_ENDS, Row
 from onboarding.ledger.leasing import LATE_ANSWER, contradiction
 from onboarding.ledger.opening import Addresses
 from onboarding.ledger.reading import read_case
@@ -236,6 +236,15 @@ def _settle_exception(write: CaseWrite, step: StepView, holds: Holds, exception_
             return  # another case has made one since, or is about to; that this case's is absent says nothing about that
         _check_quiet(write, view.intent)
     claim.settle_by_decision(exception_id)
+    _wake_those_who_wait(write)
+
+
+def _wake_those_who_wait(write: CaseWrite) -> None:
+    """Cases that wait for a decision about an exception of this study look again at once, and not after minutes."""
+    waits = (CASES.c.status == CaseStatus.READY, CASES.c.reason == claims.UNKNOWN_ELSEWHERE, CASES.c.due_at > write.now)
+    same = [CASES.c[name] == write.case[name] for name in ("study_id", "mode", "clinical_one_address")]
+    free = (CASES.c.lease_owner.is_(None), CASES.c.id != write.lease.case_id)
+    write.rows.connection.execute(update(CASES).where(*waits, *same, *free).values(due_at=write.now))
 
 
 def _bind(write: CaseWrite, keys: Sequence[ClaimKey]) -> None:

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from onboarding.clocks import boot_seconds
 from onboarding.endings import Ending
-from onboarding.ledger.claims import HELD_RETRY_S, ClaimKey, ClaimKind, ExceptionClaim
+from onboarding.ledger.claims import HELD_RETRY_S, UNKNOWN_ELSEWHERE, ClaimKey, ClaimKind, ExceptionClaim
 from onboarding.ledger.views import ClaimView, Held
 from onboarding.ledger.writes import CaseWrite
-from onboarding.steps.exception_work import GLANCE_S, STEP, UNKNOWN_ELSEWHERE, listed_since, outcome_of, work_claim
+from onboarding.steps.exception_work import GLANCE_S, STEP, listed_since, outcome_of, work_claim
 from onboarding.steps.holding import held_report
 from onboarding.steps.report import StepReport
 from onboarding.steps.session import CaseSession

@@ -9,7 +9,7 @@ from onboarding.clocks import boot_seconds
 from onboarding.endings import Ending
 from onboarding.errors import CLINICAL_ONE, InDoubt, LoginRefused, NotYet, Refused, Unavailable
 from onboarding.fields import compact_json
-from onboarding.ledger.claims import ExceptionClaim
+from onboarding.ledger.claims import UNKNOWN_ELSEWHERE, ExceptionClaim
 from onboarding.ledger.states import StepName, StepStatus
 from onboarding.ledger.views import ClaimView, Intent
 from onboarding.ledger.writes import CaseWrite
@@ -19,7 +19,6 @@ from onboarding.steps.session import CaseSession
 from onboarding.vendors.exceptions import ExceptionList
 
 STEP: Final = StepName.DND_EXCEPTION
-UNKNOWN_ELSEWHERE: Final = "EXCEPTION_UNKNOWN_IN_ANOTHER_CASE"
 GLANCE_S: Final = 5.0
 """How old a list may be that shows what is wanted: an exception seen so shortly ago is as good as one seen now, since
 nothing keeps it from being removed right after any look. What proves that something is *not* there is never that old."""

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from onboarding.errors import IdentityConflict
-from onboarding.ledger.claims import ClaimKey, ClaimKind, ExceptionClaim, take_claims
+from onboarding.ledger.claims import UNKNOWN_ELSEWHERE, ClaimKey, ClaimKind, ExceptionClaim, take_claims
 from onboarding.ledger.deciding import Decided, Decision, DecisionRefused, Holds
 from onboarding.ledger.states import CaseStatus, StepStatus
 from onboarding.ledger.views import ClaimView, Held
@@ -204,6 +204,18 @@ def test_one_decision_about_an_unknown_exception_settles_it_for_all(bench: Bench
     assert isinstance(view, ClaimView)
     assert (view.unknown, view.open, view.effect_id) == (False, False, exception_id)
     assert isinstance(taken(bench, third), Held), "they take it in turn"
+
+
+def test_cases_that_wait_for_the_decision_are_due_at_once(bench: Bench) -> None:
+    first, second, third = first_second_third(bench)
+    case_id = unknown_exception(bench, first)
+    for lease, why in ((second, UNKNOWN_ELSEWHERE), (third, "CLINICAL_ONE_UNAVAILABLE")):
+        bench.ledger.fenced(lease, lambda write, why=why: write.park(600.0, why))  # type: ignore[misc]
+    assert bench.ledger.find_due(limit=10) == []
+    decide(bench, case_id, D.APPLIED, "X1")
+    assert bench.ledger.find_due(limit=10) == [second.case_id]
+    assert isinstance(bench.take(second.case_id), Lease)
+    assert bench.ledger.trail_problems(second.case_id) == []
 
 
 def test_applied_needs_the_id_under_which_the_exception_exists(bench: Bench) -> None:
