@@ -7,6 +7,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
 from flows.batch_artifacts import Faults, progress_shown, save_results
+from flows.batch_pool import work_on_pool
 from flows.run import ended, label_run
 from onboarding.batch.engine import Worked, due_cases, work_cases
 from onboarding.batch.rounds import Left, Rest, work_rounds
@@ -35,13 +36,15 @@ class BatchRun:
         self._stop = asyncio.Event()
         self._faults: Counter[str] = Counter()
         self._next_chunk = 1
+        self._log = get_run_logger()  # a signal finds no run around it that it could be asked of
 
     async def work(self) -> State[None]:
         """Work it until only long waits are left, and say how it stands."""
         counts = await self._counts()
         await label_run(f"batch:{self._batch_id}")
         small = sum(counts.cases.values()) <= self._bench.settings.batch_task_runs
-        by = self._due_by_tasks if small else self._due_by_chunks
+        shared = self._bench.settings.batch_workers > 1
+        by = self._due_by_tasks if small else self._due_on_pool if shared else self._due_by_chunks
         rounds = work_rounds(self._bench, self._batch_id, by, self._stop, waiting=self._say_waiting)
         async with progress_shown(self._bench, self._batch_id):
             left = await until_stopped(rounds, self._stop, self._say_stopping) or Left(Rest.STOPPED)
@@ -65,17 +68,20 @@ class BatchRun:
         self._next_chunk = await work_by_chunks(pieces, self._told, first_number=self._next_chunk)
         return pieces.closed_for_s
 
+    async def _due_on_pool(self) -> float:
+        workers = self._bench.settings.batch_workers
+        await work_on_pool(self._bench, self._batch_id, workers=workers, stop=self._stop)
+        return 0.0
+
     def _told(self, worked: Worked) -> None:
         if worked.ending is None:
             self._faults[worked.code or ""] += 1
 
-    @staticmethod
-    def _say_stopping() -> None:
-        get_run_logger().warning("batch_stopping: cases under way are finished, for a few seconds at most")
+    def _say_stopping(self) -> None:
+        self._log.warning("batch_stopping: cases under way are finished, for a few seconds at most")
 
-    @staticmethod
-    def _say_waiting(seconds: float) -> None:
-        get_run_logger().info("batch_waiting seconds=%.0f", seconds)
+    def _say_waiting(self, seconds: float) -> None:
+        self._log.info("batch_waiting seconds=%.0f", seconds)
 
     def _ended(self, counts: BatchCounts, left: Left) -> State[None]:
         waiting, attention = counts.of(CaseStatus.READY), counts.of(CaseStatus.ATTENTION)

@@ -25,6 +25,7 @@ class Ending(StrEnum):
     BATCH_DONE = "BatchDone"
     BATCH_WAITS = "BatchWaits"
     BATCH_NEEDS_ATTENTION = "BatchNeedsAttention"
+    CHUNK_WORKED = "ChunkWorked"
     INBOX_TAKEN = "InboxTaken"
     CANCELLED = "Cancelled"
 
@@ -73,6 +74,9 @@ ENDINGS: Final[dict[Ending, EndingFacts]] = {
     ),
     Ending.BATCH_NEEDS_ATTENTION: EndingFacts(
         "FAILED", EXIT_ATTENTION, "cases or rows of the batch need a person: the summary says which"
+    ),
+    Ending.CHUNK_WORKED: EndingFacts(
+        "COMPLETED", EXIT_ONBOARDED, "the cases of this chunk were worked, however each ended"
     ),
     Ending.INBOX_TAKEN: EndingFacts(
         "COMPLETED", EXIT_ONBOARDED, "the files that were there were taken; each has a run of its own"

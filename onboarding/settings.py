@@ -116,6 +116,12 @@ class Settings(BaseModel):
         description="Batches of up to so many cases show each step as a task run; larger ones a task run for each chunk.",
     )
     batch_chunk: int = Field(default=250, ge=1, le=5000, description="Cases of one chunk of a larger batch.")
+    batch_workers: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="Runs on the work pool that share a larger batch at a time; 1: the batch's own run works it alone.",
+    )
     inbox: Path | None = Field(
         default=None, description="Folder from which files of many subjects are taken; an absolute path."
     )

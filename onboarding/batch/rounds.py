@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from time import monotonic
 from typing import Final
 
 from onboarding.clocks import utc_now
@@ -58,7 +59,7 @@ async def work_rounds(
     It ends when nothing waits any more, or when nothing would be settled for ``patience_s``, so that a vendor that stays
     away, or a case that another runner keeps, holds nobody here for ever.
     """
-    patience, settled, idle_s, look_s = patience_s(bench.settings), -1, 0.0, _SHORTEST_LOOK_S
+    patience, settled, settled_at, look_s = patience_s(bench.settings), -1, monotonic(), _SHORTEST_LOOK_S
     while True:
         closed_s = await work()
         if stop.is_set():
@@ -68,16 +69,15 @@ async def work_rounds(
             return Left(Rest.NOTHING_WAITS)
         now_settled = await _settled(bench, batch_id)
         if now_settled != settled:
-            settled, idle_s, look_s = now_settled, 0.0, _SHORTEST_LOOK_S
+            settled, settled_at, look_s = now_settled, monotonic(), _SHORTEST_LOOK_S
         wait_s = max(left_s, closed_s, look_s)
         look_s = min(look_s * 2, _LONGEST_LOOK_S)  # a case that comes back at once, by a fault, must not keep us busy
-        if idle_s + wait_s > patience:
+        if monotonic() - settled_at + wait_s > patience:
             why = Rest.VENDOR_LEFT_ALONE if closed_s > 0 else Rest.LONG_WAITS
             return Left(why, utc_now() + timedelta(seconds=wait_s))
         waiting(wait_s)
         if await _stopped_within(stop, wait_s):
             return Left(Rest.STOPPED)
-        idle_s += wait_s
 
 
 async def _next_look_s(bench: Workbench, batch_id: str) -> float | None:

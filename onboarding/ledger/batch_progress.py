@@ -83,6 +83,18 @@ def next_look_s(
     return ledger.store.read(look)
 
 
+def being_worked(ledger: "Ledger", case_ids: Sequence[str]) -> int:
+    """How many of these cases a runner has the lease on now; a few thousand at most."""
+
+    def look(connection: Connection) -> int:
+        epoch, seconds = ledger.store.clock(connection)
+        held = (CASES.c.lease_owner.is_not(None), CASES.c.lease_epoch == epoch, CASES.c.lease_until > seconds)
+        query = select(func.count()).select_from(CASES).where(CASES.c.id.in_(list(case_ids)), *held)
+        return int(connection.execute(query).scalar_one())
+
+    return ledger.store.read(look)
+
+
 def open_batches(ledger: "Ledger", *, limit: int = 10) -> list[OpenBatch]:
     """Batches that are not all done, the newest first."""
     query = (

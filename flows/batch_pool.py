@@ -1,0 +1,127 @@
+"""Sharing a large batch among workers: chunks as runs of a deployment, a few at a time.
+
+A worker that is killed leaves its run as it was, for ever; so what a run came to is read from the ledger. A chunk of whose
+cases none is leased any more, though some are due, was left by its run, and its cases go into other chunks.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from math import ceil
+from time import monotonic
+from typing import Final
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.deployments import arun_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_run_logger
+from prefect.states import Cancelling
+
+from onboarding.batch.engine import due_cases
+from onboarding.batch.rounds import patience_s
+from onboarding.errors import BadSettings
+from onboarding.ledger import batch_progress
+from onboarding.workbench import Workbench
+
+DEPLOYMENT: Final = "onboard-chunk/onboard-chunk"
+_LOOK_S: Final = 2.0
+_LARGEST: Final = 2000
+_LOOKS_LEFT_ALONE: Final = 3
+
+
+@dataclass
+class _ChunkRun:
+    """A chunk that a run on the pool works; ``quiet`` counts looks at which nobody worked on its cases."""
+
+    run_id: UUID
+    cases: list[str]
+    begun_at: float = field(default_factory=monotonic)
+    started: bool = False
+    quiet: int = 0
+
+
+async def work_on_pool(bench: Workbench, batch_id: str, *, workers: int, stop: asyncio.Event) -> None:
+    """Let the pool work everything of the batch that is due, ``workers`` runs at a time.
+
+    Raises:
+        BadSettings: the deployment is not there, or no worker has begun a run for a long time.
+    """
+    chunks = aiter(_chunks(bench, batch_id, workers))
+    running: list[_ChunkRun] = []
+    more = True
+    while (more or running) and not stop.is_set():
+        while more and len(running) < workers:
+            cases = await anext(chunks, None)
+            more = cases is not None
+            if cases is not None:
+                running.append(_ChunkRun(await _start(batch_id, cases), cases))
+        if running:
+            await _wait(stop)
+            running = await _still_running(bench, running)
+    if stop.is_set():
+        await _stop(running)
+
+
+async def _chunks(bench: Workbench, batch_id: str, workers: int) -> AsyncIterator[list[str]]:
+    due = [case_id async for case_id in due_cases(bench, batch_id)]
+    # Starting a process takes seconds, so a chunk is what one worker has to do, unless that is very much.
+    size = min(_LARGEST, max(1, ceil(len(due) / workers)))
+    for start in range(0, len(due), size):
+        yield due[start : start + size]
+
+
+async def _start(batch_id: str, cases: list[str]) -> UUID:
+    try:
+        run = await arun_deployment(
+            DEPLOYMENT, parameters={"batch_id": batch_id, "case_ids": cases}, timeout=0, tags=[f"batch:{batch_id}"]
+        )
+    except ObjectNotFound:
+        raise BadSettings(
+            [f"ONBOARDING_BATCH_WORKERS: there is no deployment {DEPLOYMENT}; apply deployments.yaml, or set it to 1."]
+        ) from None
+    return run.id
+
+
+async def _still_running(bench: Workbench, running: list[_ChunkRun]) -> list[_ChunkRun]:
+    """Those whose runs have something to do yet."""
+    async with get_client() as client:
+        chosen = FlowRunFilter(id=FlowRunFilterId(any_=[one.run_id for one in running]))
+        states = {run.id: run.state for run in await client.read_flow_runs(flow_run_filter=chosen)}
+    left: list[_ChunkRun] = []
+    for one in running:
+        state = states.get(one.run_id)
+        if state is None or state.is_final():
+            continue
+        one.started = one.started or state.is_running()
+        if not one.started:
+            if monotonic() - one.begun_at > patience_s(bench.settings) * 2:
+                raise BadSettings(
+                    [
+                        "ONBOARDING_BATCH_WORKERS: no worker has begun a chunk of the batch; start workers, or set it to 1."
+                    ]
+                )
+        elif await bench.in_thread(batch_progress.being_worked, bench.ledger, one.cases):
+            one.quiet = 0
+        else:
+            one.quiet += 1
+            if one.quiet > _LOOKS_LEFT_ALONE and monotonic() - one.begun_at > patience_s(bench.settings):
+                get_run_logger().warning("chunk_left_alone run=%s cases=%d", one.run_id, len(one.cases))
+                continue
+        left.append(one)
+    return left
+
+
+async def _wait(stop: asyncio.Event) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), _LOOK_S)
+    except TimeoutError:
+        return
+
+
+async def _stop(running: list[_ChunkRun]) -> None:
+    """Ask the workers to end these runs; each gives its leases back."""
+    async with get_client() as client:
+        for one in running:
+            await client.set_flow_run_state(one.run_id, Cancelling())
