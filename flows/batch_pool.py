@@ -14,10 +14,11 @@ from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State
 from prefect.deployments import arun_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
-from prefect.states import Cancelling
+from prefect.states import Cancelled, Cancelling, Crashed
 
 from onboarding.batch.engine import due_cases
 from onboarding.batch.rounds import patience_s
@@ -28,7 +29,8 @@ from onboarding.workbench import Workbench
 DEPLOYMENT: Final = "onboard-chunk/onboard-chunk"
 _LOOK_S: Final = 2.0
 _LARGEST: Final = 2000
-_LOOKS_LEFT_ALONE: Final = 3
+_QUIET_LOOKS: Final = 3
+_STARTS_S: Final = 120.0
 
 
 @dataclass
@@ -42,26 +44,75 @@ class _ChunkRun:
     quiet: int = 0
 
 
-async def work_on_pool(bench: Workbench, batch_id: str, *, workers: int, stop: asyncio.Event) -> None:
-    """Let the pool work everything of the batch that is due, ``workers`` runs at a time.
+class Pool:
+    """The runs on the work pool that share one batch, ``workers`` at a time."""
 
-    Raises:
-        BadSettings: the deployment is not there, or no worker has begun a run for a long time.
-    """
-    chunks = aiter(_chunks(bench, batch_id, workers))
-    running: list[_ChunkRun] = []
-    more = True
-    while (more or running) and not stop.is_set():
-        while more and len(running) < workers:
-            cases = await anext(chunks, None)
-            more = cases is not None
-            if cases is not None:
-                running.append(_ChunkRun(await _start(batch_id, cases), cases))
-        if running:
-            await _wait(stop)
-            running = await _still_running(bench, running)
-    if stop.is_set():
-        await _stop(running)
+    def __init__(self, bench: Workbench, batch_id: str, *, workers: int, stop: asyncio.Event) -> None:
+        self._bench = bench
+        self._batch_id = batch_id
+        self._workers = workers
+        self._stop = stop
+        self._log = get_run_logger()
+        self._any_begun = False
+
+    async def work(self) -> None:
+        """Let the pool work everything of the batch that is due.
+
+        Raises:
+            BadSettings: the deployment is not there, or no worker has begun a run for a long time.
+        """
+        chunks = aiter(_chunks(self._bench, self._batch_id, self._workers))
+        running: list[_ChunkRun] = []
+        more = True
+        while (more or running) and not self._stop.is_set():
+            while more and len(running) < self._workers:
+                cases = await anext(chunks, None)
+                more = cases is not None
+                if cases is not None:
+                    running.append(_ChunkRun(await _start(self._batch_id, cases), cases))
+            if running:
+                await _wait(self._stop)
+                running = await self._still_running(running)
+        if self._stop.is_set():
+            await _end(running, Cancelling())
+
+    async def _still_running(self, running: list[_ChunkRun]) -> list[_ChunkRun]:
+        """Those whose runs have something to do yet; of one that is left by its worker, the cases are due again."""
+        async with get_client() as client:
+            chosen = FlowRunFilter(id=FlowRunFilterId(any_=[one.run_id for one in running]))
+            states = {run.id: run.state for run in await client.read_flow_runs(flow_run_filter=chosen)}
+        left: list[_ChunkRun] = []
+        for one in running:
+            state = states.get(one.run_id)
+            if state is None or state.is_final():
+                self._any_begun = True
+                continue
+            one.started = one.started or state.is_running()
+            self._any_begun = self._any_begun or one.started
+            if await self._has_its_worker(one):
+                left.append(one)
+                continue
+            self._log.warning("chunk_left_by_its_worker run=%s cases=%d", one.run_id, len(one.cases))
+            await _end([one], Crashed(message="its worker is gone; its cases go into other chunks."))
+        return left
+
+    async def _has_its_worker(self, one: _ChunkRun) -> bool:
+        age_s, patience = monotonic() - one.begun_at, patience_s(self._bench.settings)
+        if not one.started:
+            late = age_s > max(2 * patience, _STARTS_S)
+            if late and not self._any_begun:
+                await _end([one], Cancelled())
+                raise BadSettings(
+                    [
+                        "ONBOARDING_BATCH_WORKERS: no worker has begun a chunk of the batch; start workers, or set it to 1."
+                    ]
+                )
+            return not late  # a worker can be killed between taking a run and starting it
+        if await self._bench.in_thread(batch_progress.being_worked, self._bench.ledger, one.cases):
+            one.quiet = 0
+            return True
+        one.quiet += 1
+        return one.quiet <= _QUIET_LOOKS or age_s <= patience
 
 
 async def _chunks(bench: Workbench, batch_id: str, workers: int) -> AsyncIterator[list[str]]:
@@ -84,35 +135,6 @@ async def _start(batch_id: str, cases: list[str]) -> UUID:
     return run.id
 
 
-async def _still_running(bench: Workbench, running: list[_ChunkRun]) -> list[_ChunkRun]:
-    """Those whose runs have something to do yet."""
-    async with get_client() as client:
-        chosen = FlowRunFilter(id=FlowRunFilterId(any_=[one.run_id for one in running]))
-        states = {run.id: run.state for run in await client.read_flow_runs(flow_run_filter=chosen)}
-    left: list[_ChunkRun] = []
-    for one in running:
-        state = states.get(one.run_id)
-        if state is None or state.is_final():
-            continue
-        one.started = one.started or state.is_running()
-        if not one.started:
-            if monotonic() - one.begun_at > patience_s(bench.settings) * 2:
-                raise BadSettings(
-                    [
-                        "ONBOARDING_BATCH_WORKERS: no worker has begun a chunk of the batch; start workers, or set it to 1."
-                    ]
-                )
-        elif await bench.in_thread(batch_progress.being_worked, bench.ledger, one.cases):
-            one.quiet = 0
-        else:
-            one.quiet += 1
-            if one.quiet > _LOOKS_LEFT_ALONE and monotonic() - one.begun_at > patience_s(bench.settings):
-                get_run_logger().warning("chunk_left_alone run=%s cases=%d", one.run_id, len(one.cases))
-                continue
-        left.append(one)
-    return left
-
-
 async def _wait(stop: asyncio.Event) -> None:
     try:
         await asyncio.wait_for(stop.wait(), _LOOK_S)
@@ -120,8 +142,8 @@ async def _wait(stop: asyncio.Event) -> None:
         return
 
 
-async def _stop(running: list[_ChunkRun]) -> None:
-    """Ask the workers to end these runs; each gives its leases back."""
+async def _end(running: list[_ChunkRun], state: State[None]) -> None:
+    """Give runs another state: a worker that is there ends its run, which gives its leases back."""
     async with get_client() as client:
         for one in running:
-            await client.set_flow_run_state(one.run_id, Cancelling())
+            await client.set_flow_run_state(one.run_id, state, force=not state.is_cancelling())

@@ -7,7 +7,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
 from flows.batch_artifacts import Faults, progress_shown, save_results
-from flows.batch_pool import work_on_pool
+from flows.batch_pool import Pool
 from flows.run import ended, label_run
 from onboarding.batch.engine import Worked, due_cases, work_cases
 from onboarding.batch.rounds import Left, Rest, work_rounds
@@ -70,7 +70,7 @@ class BatchRun:
 
     async def _due_on_pool(self) -> float:
         workers = self._bench.settings.batch_workers
-        await work_on_pool(self._bench, self._batch_id, workers=workers, stop=self._stop)
+        await Pool(self._bench, self._batch_id, workers=workers, stop=self._stop).work()
         return 0.0
 
     def _told(self, worked: Worked) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import make_url
 from onboarding.keys import LedgerKey
 from onboarding.ledger.ledger import open_ledger
 from onboarding.settings import load_settings
+from tests.support.batch_files import json_lines
 from tests.support.installation import Installation, Ran, variables
 from tests.support.prefect_server import PrefectServer
 from tests.support.requests import LEFT_OUT, MARKER, STUDY_ID, example
@@ -66,7 +67,7 @@ class Watched:
 
     def run(self, *words: str) -> Ran:
         """Run a command through the door that is tested."""
-        flows = bool(self.observed) and words[0] in ("subject", "resume", "doctor")
+        flows = bool(self.observed) and words[0] in ("subject", "batch", "resume", "doctor")
         run = self.installation.run_afresh if flows else self.installation.run
         ran = run(*words, variables=self.observed)
         self.printed.append((words, ran))
@@ -120,7 +121,23 @@ def go_through_everything(watched: Watched) -> None:
     watched.onboard(3, device__vendor_code=[MARKER])
     watched.onboard(4, registration__participant={"id": 8, "birthDate": f"{MARKER}"})
     here.control.remove_faults()
+    work_a_batch(watched)
     look_at_everything(watched)
+
+
+def work_a_batch(watched: Watched) -> None:
+    """A file of many subjects with a bad row: planned, refused, and worked without that row. Its results are searched too."""
+    here = watched.installation
+    source = here.folder.parent / f"{here.folder.name}-batch.jsonl"  # like a request, a place for personal data
+    bad = personal(9, registration__participant={**participant(9), "birthDate": MARKER})
+    source.write_text(json_lines([personal(1), personal(5), bad]), "utf-8")
+    for words in (("--dry-run",), ("--dry-run", "--json"), (), ("--json",), ("--skip-bad",), ("--skip-bad", "--json")):
+        assert watched.run("batch", str(source), *words).status in (2, 3, 4)
+    for made in ("results", "plan"):
+        source.with_name(f"{source.stem}.{made}.csv").rename(here.folder / f"batch.{made}.csv")
+    assert MARKER in source.with_name(f"{source.stem}.errors.jsonl").read_text("utf-8"), "rows to mend are as they were"
+    (batch,) = {case["batch"] for case in here.cases() if case["batch"]}
+    watched.run("status", "--batch", batch)
 
 
 def look_at_everything(watched: Watched) -> None:

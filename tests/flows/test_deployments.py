@@ -199,10 +199,11 @@ async def test_due_cases_are_resumed_by_a_run_on_a_worker(
 
 
 @pytest.mark.prefect
-async def test_the_schedule_of_due_cases_is_on_the_server(api: httpx.AsyncClient) -> None:
-    found = (await api.get(f"deployments/{await deployment_id(api, 'resume-cases')}")).json()
+@pytest.mark.parametrize("name", ["resume-cases", "take-inbox"])
+async def test_the_schedules_of_due_cases_and_of_the_inbox_are_on_the_server(api: httpx.AsyncClient, name: str) -> None:
+    found = (await api.get(f"deployments/{await deployment_id(api, name)}")).json()
     assert [one["schedule"]["interval"] for one in found["schedules"]] == [60.0]
-    assert named("resume-cases")["schedules"][0]["active"] is True
+    assert named(name)["schedules"][0]["active"] is True
     assert found["global_concurrency_limit"]["limit"] == 1
     assert found["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
 
