@@ -154,10 +154,10 @@ async def _work(bench: Workbench, case_id: str, begun: float, work: Work) -> Wor
                 ending = _ENDING_OF_CLOSED.get(session.status, Ending.REQUEST_REFUSED)
                 return Worked(case_id, ending, session.reason)
             report = await work(session)
+    except CaseContradicted:  # before the kind of error that it is one of
+        return Worked(case_id, Ending.NEEDS_ATTENTION, LATE_ANSWER)
     except LeaseLost:
         return Worked(case_id, Ending.LEASE_LOST)
-    except CaseContradicted:
-        return Worked(case_id, Ending.NEEDS_ATTENTION, LATE_ANSWER)
     except StoreUnavailable:
         raise
     except BadInput:
