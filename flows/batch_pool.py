@@ -30,7 +30,7 @@ DEPLOYMENT: Final = "onboard-chunk/onboard-chunk"
 _LOOK_S: Final = 2.0
 _LARGEST: Final = 2000
 _QUIET_LOOKS: Final = 3
-_STARTS_S: Final = 120.0
+_STARTS_S: Final = 60.0
 
 
 @dataclass
