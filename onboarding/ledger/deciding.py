@@ -188,9 +188,7 @@ def _check_quiet(write: CaseWrite, intent: IntentView) -> None:
     left_s = intent.quiet_left_s
     by_database = intent.facts.get(QUIET_ENDS, {}).get(write.epoch)
     if intent.earlier_boot and by_database is not None:
-        left_s = (
-            by_database - write.seconds
-        )  # another machine counts it; a person has looked, so this clock is good enough
+        left_s = by_database - write.seconds  # another machine counts; for what a person saw, this clock is good enough
     elif intent.earlier_boot and write.epoch != DATABASE_EPOCH:
         left_s -= write.seconds  # whatever was sent was sent before this boot
     if left_s > 0:
@@ -200,9 +198,8 @@ def _check_quiet(write: CaseWrite, intent: IntentView) -> None:
 
 
 def _settle(write: CaseWrite, step: StepView, decided: Decided, holds: Holds) -> None:
-    if decided.decision is Decision.RETRY:
-        if step.status is StepStatus.REFUSED:
-            write.step(step.name).retry()
+    if decided.decision is Decision.RETRY:  # offered for a refused step, or for none
+        write.step(step.name).retry()
         return
     if step.status is StepStatus.NOT_REQUESTED:
         return  # a late answer about what is not asked for any more: the trail has what was decided, nothing follows

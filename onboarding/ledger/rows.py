@@ -59,11 +59,11 @@ _CHUNK: Final = 400  # databases bound the number of values in one statement
 class Rows:
     """What one transaction read and is about to write.
 
-    ``cases`` and ``claims`` are what it will surely need: they are read with one statement, in one order everywhere. What
-    else it turns out to need is read one by one. ``taken``: the cases that are taken, which need their requests and all of
-    their steps too. ``known``: rows of cases as they were left before; each is used if its case still has that version.
-    ``skip_locked``: a case whose row another transaction holds is left out instead of being waited for (PostgreSQL; SQLite
-    has one writer).
+    ``cases`` are those it is about; they and ``claims``, which it will surely need, are read with one statement, in one
+    order everywhere. What else it turns out to need is read one by one. ``taken``: the cases that are taken, which need
+    their requests and all of their steps too. ``known``: rows of cases as they were left before; each is used if its case
+    still has that version. ``skip_locked``: a case whose row another transaction holds is left out instead of being waited
+    for (PostgreSQL; SQLite has one writer).
     """
 
     def __init__(
@@ -82,7 +82,6 @@ class Rows:
         self._cases: Sheet[str] = Sheet()
         self._steps: Sheet[tuple[str, str]] = Sheet()
         self._claims: Sheet[ClaimId] = Sheet()
-        self._looked_for: set[str] = set()
         self._wanted_claims = frozenset(claims)
         self._taken = frozenset(taken)
         self._requests: dict[str, bytes] = {}
@@ -97,9 +96,7 @@ class Rows:
         return self._skip_locked and case_id not in self._cases.now
 
     def case(self, case_id: str) -> Row | None:
-        """The case's row, locked; None if there is none (or if it was skipped)."""
-        if case_id not in self._looked_for:
-            self._read_cases([case_id])
+        """The row of one of the ``cases``, locked; None if there is none (or if it was skipped)."""
         return self._cases.now.get(case_id)
 
     def request_sealed(self, case_id: str) -> bytes:
@@ -141,7 +138,6 @@ class Rows:
         return one_row(self.connection.execute(query.where(CASES.c.id == case_id)))
 
     def _read_cases(self, case_ids: Sequence[str]) -> None:
-        self._looked_for.update(case_ids)
         for row in self._locked_cases(_VERSION, [case_id for case_id in case_ids if case_id in self._known]):
             known = self._known[row.id]
             if all(known[column.name] == value for column, value in zip(_VERSION, row, strict=True)):

@@ -242,6 +242,65 @@ def test_of_two_who_release_the_same_file_at_once_one_wins(bench: Bench, another
     assert standings(bench.ledger, winners.pop()) == [R.OPENED] * 29
 
 
+@pytest.mark.postgres
+def test_a_file_that_is_being_released_by_somebody_else_is_theirs(postgres_bench: Bench) -> None:
+    bench = postgres_bench
+    theirs, ours = (begun(bench.ledger, [wanted(1)]) for _ in range(2))
+    with bench.engine.connect() as somebody, ThreadPoolExecutor(1) as thread:
+        said = "UPDATE onboarding_batch SET state = 'releasing', file_digest = %s, rows = 1 WHERE id = %s"
+        somebody.exec_driver_sql(said, (FILE, theirs))
+        released = thread.submit(releasing.release, bench.ledger, ours, FILE, 1)
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        while not bench.sql(waits)[0]["count"]:
+            assert not released.done()
+        somebody.commit()
+        assert released.result(30) == theirs
+    assert standings(bench.ledger, theirs) == [R.OPENED]
+
+
+class Meeting(Store):
+    """A store that lets somebody else in right before its n-th write."""
+
+    def __init__(self, url: str, clock: Any, nth: int, somebody: Callable[[], None]) -> None:
+        super().__init__(url, clock=clock)
+        self.left, self.somebody = nth, somebody
+
+    def write(self, change: Callable[[Connection], T]) -> T:
+        self.left -= 1
+        if self.left == 0:
+            self.somebody()
+        return super().write(change)
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_changed_row_that_somebody_else_replaced_just_now_is_not_replaced_again(bench: Bench, nth: int) -> None:
+    case_id = bench.open(wanted(1))
+    batch_id = begun(bench.ledger, [wanted(1, registration__ppid="NEW")])
+    killed = dying(bench, writes=1)
+    with pytest.raises(Killed):
+        releasing.release(killed, batch_id, FILE, 1)
+    killed.close()
+    url = bench.ledger.store.url.render_as_string(hide_password=False)
+    store = Meeting(url, bench.clock, nth, lambda: releasing.finish_release(bench.ledger, batch_id))
+    releasing.finish_release(Ledger(store, bench.ledger.key), batch_id)
+    store.close()
+    assert bench.kinds(case_id) == ["case_opened", "request_replaced"]
+    assert standings(bench.ledger, batch_id) == [R.REPLACED]
+
+
+def test_a_batch_that_was_released_meanwhile_is_not_rejected(bench: Bench) -> None:
+    batch_id = released(bench.ledger, [wanted(1), wanted(2)])
+    batches.reject(bench.ledger, batch_id)
+    assert state(bench.ledger, batch_id) is BatchState.RELEASED
+    assert standings(bench.ledger, batch_id) == [R.OPENED, R.OPENED]
+
+
+def test_rows_of_which_none_can_be_kept_are_no_transaction_of_their_own(bench: Bench) -> None:
+    batch_id = begun(bench.ledger, [])
+    assert batches.batch_of_file(bench.ledger, batches.file_digest(bench.ledger, "0" * 64)) is None
+    assert standings(bench.ledger, batch_id) == []
+
+
 def test_two_who_finish_the_same_release_at_once_open_each_case_once(
     bench: Bench, another_bench: Callable[..., Bench]
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from onboarding.clocks import DATABASE_EPOCH
 from onboarding.errors import BadInput, LeaseLost
 from onboarding.ledger.claims import ExceptionClaim
 from onboarding.ledger.deciding import LONGEST_REASON, Decided, Decision, DecisionRefused, Holds, offered
@@ -368,6 +369,20 @@ def test_after_a_reboot_the_quiet_time_is_counted_from_the_boot(bench: Bench) ->
         decide(bench, case_id, D.ABSENT)
     bench.clock.advance(QUIET_S)
     decide(bench, case_id, D.ABSENT)
+
+
+def test_a_quiet_time_that_another_machine_counts_is_over_by_the_database_s_clock(bench: Bench) -> None:
+    bench.clock.epoch = DATABASE_EPOCH
+    lease = bench.open_and_lease()
+    bench.bring(lease, REGISTRATION, S.OPEN)
+    bench.bring(lease, REGISTRATION, S.UNKNOWN)
+    case_id = attention(bench, lease)
+    bench.sql("UPDATE onboarding_step SET quiet_epoch = 'a boot of another machine' WHERE quiet_epoch IS NOT NULL")
+    with pytest.raises(DecisionRefused, match="may still be applied"):
+        decide(bench, case_id, D.ABSENT)
+    bench.clock.advance(QUIET_S)
+    decide(bench, case_id, D.ABSENT)
+    assert bench.standing(case_id) == (C.READY, None)
 
 
 def test_a_decision_under_other_addresses_than_the_case_s_is_refused(bench: Bench) -> None:

@@ -1,14 +1,16 @@
 """Opening: which requests are the same case, and what a changed request may still replace."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from threading import Barrier
 
 import pytest
 
-from onboarding.errors import LeaseLost, LedgerError, RequestConflict
+from onboarding.errors import BadInput, LeaseLost, LedgerError, RequestConflict
 from onboarding.intake import parse_request
 from onboarding.ledger.claims import release_all, take_claims
+from onboarding.ledger.preparing import stored_request
 from onboarding.ledger.states import CaseStatus, StepStatus
 from onboarding.ledger.writes import CaseWrite
 from tests.ledger.bench import (
@@ -23,7 +25,7 @@ from tests.ledger.bench import (
     registration_claim,
     without_device,
 )
-from tests.support.requests import INVENTORY_ID_DASHED, LEFT_OUT, PARTICIPANT, example, request
+from tests.support.requests import INVENTORY_ID_DASHED, LEFT_OUT, MARKER, PARTICIPANT, example, request
 
 S = StepStatus
 CHANGED = request(registration__ppid="ASCI999")
@@ -270,3 +272,12 @@ def test_device_steps_are_replaced_together(bench: Bench) -> None:
     assert bench.opened(request(device__subject_number="siteB-2")).replaced == ("device",)
     assert bench.statuses(lease.case_id) == [S.DONE, S.PENDING, S.PENDING, S.DONE]
     assert bench.step(lease.case_id, DEVICE).done_at is None
+
+
+def test_a_stored_request_that_this_version_does_not_allow_is_refused_without_its_values() -> None:
+    content = example()
+    content["subject"]["mode"] = f"mode {MARKER}"
+    with pytest.raises(BadInput) as refused:
+        stored_request(json.dumps(content).encode())
+    assert "subject.mode" in str(refused.value)
+    assert MARKER not in str(refused.value)

@@ -14,13 +14,15 @@ from onboarding.ledger.async_ledger import AsyncLedger
 from onboarding.ledger.claims import ExceptionClaim, take_claims
 from onboarding.ledger.leasing import Runner
 from onboarding.ledger.states import CaseStatus, StepStatus
-from onboarding.ledger.store import CommitUnknown, StoreUnavailable
+from onboarding.ledger.store import CommitUnknown, StoreBusy, StoreUnavailable
 from onboarding.ledger.together import Fenced, Taking
 from onboarding.ledger.views import Held
 from onboarding.ledger.writes import CaseWrite, Lease
 from tests.ledger.bench import (
     ADDRESSES,
     DEVICE,
+    DISPENSATION,
+    INTENT,
     LEASE_S,
     REGISTRATION,
     Bench,
@@ -192,6 +194,37 @@ def test_an_exception_goes_from_case_to_case_in_one_transaction(bench: Bench) ->
     assert bench.ledger.work_together([Fenced(first, through), Fenced(second, through)]) == [None, "E1"]
 
 
+def test_an_exception_that_a_case_holds_is_held_for_the_next_in_the_same_transaction(bench: Bench) -> None:
+    first, second = leases(bench, 2)
+
+    def take(write: CaseWrite) -> str:
+        taken = ExceptionClaim.take(write, "content")
+        return taken.by_case if isinstance(taken, Held) else "mine"
+
+    works = [Fenced(first, take), Fenced(second, take)]
+    assert bench.ledger.work_together(works) == ["mine", first.case_id]
+    with_it = bench.ledger.fenced(first, lambda write: ExceptionClaim.seen(write, "content").is_mine)
+    without = bench.ledger.fenced(second, lambda write: ExceptionClaim.seen(write, "content").is_mine)
+    assert (with_it, without) == (True, False)
+
+
+def test_a_claim_is_settled_once_its_id_is_known_and_nothing_is_open(bench: Bench) -> None:
+    (lease,) = leases(bench, 1)
+
+    def settled(move: Callable[[ExceptionClaim], Any]) -> bool:
+        def change(write: CaseWrite) -> bool:
+            claim = ExceptionClaim.seen(write, "content")
+            move(claim)
+            return claim.view().settled
+
+        return bench.ledger.fenced(lease, change)
+
+    assert not settled(lambda _claim: None)
+    assert not settled(lambda claim: claim.intend(INTENT))
+    assert settled(lambda claim: claim.adopt("E1", []))
+    assert not settled(lambda claim: claim.call_unknown())
+
+
 def test_a_case_that_is_not_there_does_not_keep_others_from_being_taken(bench: Bench) -> None:
     (there,) = cases(bench, 1)
     missing, taken = bench.ledger.work_together([Taking(case_id, RUNNER, ADDRESSES) for case_id in ("NONE", there)])
@@ -204,6 +237,12 @@ def test_a_case_of_a_mode_that_is_not_allowed_is_not_taken(bench: Bench) -> None
     (refused,) = bench.ledger.work_together([Taking(case_id, Runner("r", LEASE_S, modes=("training",)), ADDRESSES)])
     assert isinstance(refused, BadInput)
     assert bench.case(case_id).takings == 0
+
+
+def test_a_case_of_a_mode_that_is_allowed_is_taken(bench: Bench) -> None:
+    (case_id,) = cases(bench, 1)
+    (taken,) = bench.ledger.work_together([Taking(case_id, Runner("r", LEASE_S, modes=("test",)), ADDRESSES)])
+    assert isinstance(taken, Lease)
 
 
 def test_a_taken_case_carries_its_request(bench: Bench) -> None:
@@ -298,6 +337,30 @@ def test_a_lease_does_not_guess_how_long_an_intent_is_quiet_yet(bench: Bench) ->
     assert lease.known(DEVICE) is not None
 
 
+def test_steps_that_a_lease_does_not_remember_are_read(bench: Bench) -> None:
+    (lease,) = leases(bench, 1)
+    bench.ledger.fenced(lease, register)
+    for step in (DISPENSATION, DEVICE):
+        del lease.steps[step]
+
+    def look(write: CaseWrite) -> list[StepStatus]:
+        return [write.step(step).status for step in (REGISTRATION, DEVICE)]
+
+    assert bench.ledger.fenced(lease, look) == [StepStatus.DONE, StepStatus.PENDING]
+
+
+def test_a_transaction_that_always_has_to_give_way_is_given_up(bench: Bench) -> None:
+    tried: list[None] = []
+
+    def change(_connection: object) -> None:
+        tried.append(None)
+        raise StoreBusy("another transaction was preferred")
+
+    with pytest.raises(StoreBusy):
+        bench.ledger.store.write(change)
+    assert len(tried) == 4
+
+
 # The ledger for asyncio
 
 
@@ -342,6 +405,19 @@ async def test_renewals_go_first(bench: Bench) -> None:
     threads.go_on.set()
     await asyncio.gather(*writes)
     assert [work.lease.case_id for work in threads.works] == [held[0].case_id, held[2].case_id, held[1].case_id]
+
+
+async def test_it_takes_cases_and_keeps_late_answers_like_the_ledger_itself(bench: Bench) -> None:
+    first, second = cases(bench, 2)
+    shared = AsyncLedger(bench.ledger, asyncio.to_thread)
+    taken = await asyncio.gather(*(shared.take(case_id, RUNNER, ADDRESSES) for case_id in (first, second)))
+    assert all(isinstance(lease, Lease) for lease in taken)
+    assert isinstance(await shared.take(first, RUNNER, ADDRESSES), Held)
+    answer = {"step": "registration", "attempt": 1, "fence": 1, "says": "applied", "code": "UPDATED"}
+    await shared.keep_late_answer(first, "runner", answer)
+    assert bench.last_event(first).kind == "late_answer"
+    assert await shared.other_claims_with(["content"]) == set()
+    assert shared.key is bench.ledger.key
 
 
 async def test_a_write_whose_waiter_has_gone_is_done_all_the_same(bench: Bench) -> None:
