@@ -232,6 +232,8 @@ def _refuse(write: CaseWrite, key: str, code: str, error: Refused | NotYet | Non
     if code == SENDS_USED_UP:
         held.count_absences_anew()  # a person looks now; what they mend gets as many sends again
     held.give_back()
+    if write.step(STEP).in_doubt:
+        _close_step_doubt(write)  # another case has settled since what this step was in doubt about
     write.step(STEP).refuse(code, **(said(error) if error else {}))
 
 

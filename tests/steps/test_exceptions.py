@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from onboarding.endings import Ending
+from onboarding.ledger.claims import ExceptionClaim
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
+from onboarding.ledger.writes import CaseWrite
+from onboarding.steps.session import CaseSession
 from onboarding.vendors.wire import Deadline
 from tests.steps.lab import MODE, STUDY, Lab, laboratory, only
 from tests.support.requests import KIT_TYPE_ID, SITE_ID, VISIT_ID
@@ -222,6 +225,32 @@ async def test_sends_used_up_after_proven_absence_need_attention(tmp_path: Path)
         assert len(lab.calls("create_exception")) == 2
         lab.control.remove_faults()
         assert (await lab.work_to_the_end(case_id)).status is CaseStatus.DONE
+
+
+async def test_a_case_whose_doubt_another_one_ended_asks_for_a_person_when_the_sends_are_used_up(
+    tmp_path: Path,
+) -> None:
+    async with laboratory(tmp_path, max_sends=1, **SHORT) as lab:
+        first = await in_doubt(lab, exception(1), applied=False)
+        second = await lab.open(exception(2))
+        async with lab.bench.session(second) as session:
+            assert isinstance(session, CaseSession)
+            assert session.request.dnd_exception is not None
+            key = session.exception_key(session.request.dnd_exception.normalised())
+
+            def prove_absent(write: CaseWrite) -> None:
+                claim = ExceptionClaim.take(write, key)
+                assert isinstance(claim, ExceptionClaim)
+                claim.absent()
+                claim.give_back()
+
+            await session.commit(prove_absent)
+            await session.abandon()
+        report = await lab.attempt(first)
+        assert (report.ending, report.code) == (Ending.NEEDS_ATTENTION, "SENDS_USED_UP")
+        assert lab.step(first, STEP).status is StepStatus.REFUSED
+        assert (await lab.work_to_the_end(first)).status is CaseStatus.DONE
+        assert lab.effects() == {"dnd_exception_created": 1}
 
 
 async def test_a_creation_that_is_applied_after_the_quiet_time_is_flagged_as_a_duplicate(lab: Lab) -> None:
