@@ -77,7 +77,7 @@ async def connections(settings: Settings, api: str | None) -> Connections:
     found = load_connections(settings)
     if api is None or (found.openspecimen is not None and found.clinical_one is not None):
         return found
-    with _prefect_said_plainly():
+    with prefect_said_plainly():
         from blocks import connections_for_flows
 
         return await connections_for_flows(settings)
@@ -125,14 +125,14 @@ def _tell_wait(report: StepReport) -> None:
 
 async def observed_plan(request: OnboardingRequest) -> None:
     """Run a dry run as a flow, so that its plan is kept with a run. The request must hold no personal data."""
-    with _prefect_said_plainly():
+    with prefect_said_plainly():
         from flows.onboard_subject import onboard_subject
 
         await onboard_subject(request=request, dry_run=True, return_state=True)
 
 
 async def _work_by_flow(bench: Workbench, case_id: str, retry: bool) -> Worked:
-    with _prefect_said_plainly():
+    with prefect_said_plainly():
         from flows.onboard_subject import onboard_subject
 
         state = await onboard_subject(case_id=case_id, retry_refused=retry, return_state=True)
@@ -144,7 +144,7 @@ async def _work_by_flow(bench: Workbench, case_id: str, retry: bool) -> Worked:
 
 async def work_batch_by_flow(batch_id: str, concurrency: int) -> tuple[Ending, str]:
     """Work a batch as a flow run; how it ended, and what its last state says."""
-    with _prefect_said_plainly():
+    with prefect_said_plainly():
         from flows.onboard_batch import onboard_batch
 
         state = await onboard_batch(batch_id=batch_id, concurrency=concurrency, return_state=True)
@@ -154,7 +154,7 @@ async def work_batch_by_flow(batch_id: str, concurrency: int) -> tuple[Ending, s
 
 
 @contextmanager
-def _prefect_said_plainly() -> Iterator[None]:
+def prefect_said_plainly() -> Iterator[None]:
     """What Prefect raises when its API is no Prefect API, breaks off or is of another version is said in one line."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""Processes on this machine that the demo starts: the sandbox and a Prefect server. Each is ended by its own id."""
+"""Processes on this machine that `demo` and `up` start: the sandbox and a Prefect server. Each is ended by its own id."""
 
 import json
 import os
@@ -29,6 +29,15 @@ QUIET_PREFECT: Final[Mapping[str, str]] = {
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_UI_API_URL": "/api",
 }
+# Task runs reach the server as events; noted in batches they cost it a third of the time.
+BATCHED_PREFECT: Final[Mapping[str, str]] = {
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "500",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
+}
 _SERVER_STARTS_S: Final = 240.0
 _SANDBOX_STARTS_S: Final = 60.0
 _ENDS_S: Final = 20.0
@@ -49,6 +58,7 @@ class Sandbox:
 
     control_url: str
     settings: Mapping[str, str]
+    process: subprocess.Popen[bytes]
 
 
 def clean_environment() -> dict[str, str]:
@@ -69,14 +79,24 @@ def free_port() -> int:
 
 @contextmanager
 def started(
-    command: list[str], *, environment: Mapping[str, str], log: Path, folder: Path
+    command: list[str], *, environment: Mapping[str, str], log: Path, folder: Path, kept_open: tuple[int, ...] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process in a session of its own; at the end ask it to stop, and kill it if it does not."""
+    """Run a process in a session of its own; at the end ask it to stop, and kill it if it does not.
+
+    ``kept_open``: files that it holds open for as long as it lives, such as a lock.
+    """
     process: subprocess.Popen[bytes] | None = None
     try:
         with log.open("ab") as out, undivided():
             process = subprocess.Popen(
-                command, env=dict(environment), cwd=folder, stdout=out, stderr=out, start_new_session=True
+                command,
+                env=dict(environment),
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                pass_fds=kept_open,
             )
         yield process
     finally:
@@ -100,18 +120,21 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def running_sandbox(folder: Path, environment: Mapping[str, str]) -> Iterator[Sandbox]:
-    """Run the stand-ins with an effect log in ``folder``."""
+def running_sandbox(
+    folder: Path, environment: Mapping[str, str], *options: str, kept_open: tuple[int, ...] = ()
+) -> Iterator[Sandbox]:
+    """Run the stand-ins with an effect log in ``folder``; ``options`` are those of ``python -m vendor_sandbox``."""
     out = folder / "sandbox.json"
-    command = [sys.executable, "-m", "vendor_sandbox", "--effect-log", str(folder / "effects.jsonl")]
-    with started(command, environment=environment, log=out, folder=folder) as process:
+    out.unlink(missing_ok=True)  # of an earlier run, whose addresses it would be taken for
+    command = [sys.executable, "-m", "vendor_sandbox", "--effect-log", str(folder / "effects.jsonl"), *options]
+    with started(command, environment=environment, log=out, folder=folder, kept_open=kept_open) as process:
         deadline = time.monotonic() + _SANDBOX_STARTS_S
         while not (lines := [line for line in out.read_text("utf-8").splitlines(keepends=True) if line[0] == "{"]):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise DidNotStart("the vendor sandbox did not start", out)
             time.sleep(0.05)
         addresses = json.loads(lines[0])
-        yield Sandbox(addresses["control_url"], sandbox_settings(addresses))
+        yield Sandbox(addresses["control_url"], sandbox_settings(addresses), process)
 
 
 def sandbox_settings(addresses: Mapping[str, str]) -> dict[str, str]:
@@ -132,16 +155,18 @@ def sandbox_settings(addresses: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def starting_prefect(folder: Path, environment: Mapping[str, str]) -> Iterator["PrefectServer"]:
-    """Begin to run a Prefect server on a free port; ``wait`` until it answers."""
-    port = free_port()
+def starting_prefect(
+    folder: Path, environment: Mapping[str, str], *, port: int | None = None, kept_open: tuple[int, ...] = ()
+) -> Iterator["PrefectServer"]:
+    """Begin to run a Prefect server, on a free port if none is given; ``wait`` until it answers."""
+    port = free_port() if port is None else port
     api_url = f"http://{LOOPBACK}:{port}/api"
     own = {**environment, **QUIET_PREFECT, "PREFECT_HOME": str(folder / "prefect"), "PREFECT_API_URL": api_url}
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
     command += ["--host", LOOPBACK, "--port", str(port), "--log-level", "warning", "--no-access-log"]
     log = folder / "prefect-server.log"
     with ExitStack() as stack:
-        process = stack.enter_context(started(command, environment=own, log=log, folder=folder))
+        process = stack.enter_context(started(command, environment=own, log=log, folder=folder, kept_open=kept_open))
         yield PrefectServer(api_url, own, process, log)
 
 

@@ -26,6 +26,14 @@ app: Final = App(
 # The help is repeated here so that the list of commands does not import them all.
 _COMMANDS: Final = {
     "demo": ("cli.demo:demo", "Show the product at work on this machine, with stand-ins for both vendors."),
+    "up": (
+        "cli.up:up",
+        "Run everything on this machine until Ctrl-C: the Prefect page, the deployments, stand-ins for the vendors.",
+    ),
+    "setup": (
+        "cli.setup:setup",
+        "Set up settings, blocks, work pool, automations and deployments; again: what differs.",
+    ),
     "subject": ("cli.subject:subject", "Onboard one subject from a JSON file."),
     "batch": ("cli.batch:batch", "Onboard many subjects from a file."),
     "resume": ("cli.resume:resume", "Go on with cases where they stopped."),

@@ -11,6 +11,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
 from blocks import connections_for_flows
+from flows.events import FAILED, emit_ending
 from onboarding.advice import advice
 from onboarding.endings import ENDINGS, Ending
 from onboarding.errors import BadInput, BadSettings, CaseContradicted, LeaseLost, OnboardingError, RequestConflict
@@ -36,9 +37,20 @@ async def workbench_of_this_run() -> AsyncIterator[Workbench]:
         yield bench
 
 
-def ended(ending: Ending, case_id: str | None, *, code: str | None = None, what: str | None = None) -> State[Any]:
-    """The state in which a run ends: type and name by the table, a message that says what to do next."""
+def ended(
+    ending: Ending,
+    case_id: str | None,
+    *,
+    code: str | None = None,
+    what: str | None = None,
+    batch_id: str | None = None,
+) -> State[Any]:
+    """The state in which a run ends: type and name by the table, a message that says what to do next.
+
+    An event with the same name tells it to automations.
+    """
     facts = ENDINGS[ending]
+    emit_ending(ending.value, case_id=case_id, batch_id=batch_id, code=code)
     case = f"case {case_id}: " if case_id else ""
     detail = what or (f"{code}: {advice(code)}" if code else f"{facts.meaning}.")
     return _MAKERS[facts.state](name=str(ending), message=f"{case}{detail}")
@@ -48,6 +60,7 @@ def ended_by(error: Exception) -> State[Any]:
     """The state of a run that an error ended. Of an error that is none of ours, only type and place are said."""
     what = str(error)
     if isinstance(error, BadSettings):
+        emit_ending(FAILED, code=type(error).__name__)
         return Failed(message=what)
     if isinstance(error, BadInput | RequestConflict | DecisionRefused):
         return ended(Ending.REQUEST_REFUSED, None, what=what)
@@ -55,6 +68,7 @@ def ended_by(error: Exception) -> State[Any]:
         return ended(Ending.NEEDS_ATTENTION, None, what=what)
     if isinstance(error, LeaseLost):
         return ended(Ending.LEASE_LOST, None, what=what)
+    emit_ending(FAILED, code=type(error).__name__)
     return Failed(message=what if isinstance(error, OnboardingError) else told(error))
 
 

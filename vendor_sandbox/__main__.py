@@ -25,6 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address")
     parser.add_argument("--effect-log", type=Path, metavar="FILE", help="JSON Lines file that effects are appended to")
     parser.add_argument("--seed", type=Path, metavar="FILE", help="JSON file with the data to start with")
+    parser.add_argument("--world", type=Path, metavar="FILE", help="keeps what they know for the next start")
     for system in ("openspecimen", "clinical-one", "token", "control"):
         parser.add_argument(f"--{system}-port", type=int, default=0, metavar="N", help="default: a free port")
     parser.add_argument("--time-zone", default="UTC", metavar="ZONE", help="OpenSpecimen's zone, e.g. Europe/Berlin")
@@ -45,7 +46,7 @@ def _options(given: argparse.Namespace) -> Options:
     )
     ports = Ports(given.openspecimen_port, given.clinical_one_port, given.token_port, given.control_port)
     seed = None if given.seed is None else read_seed(given.seed)
-    return Options(given.effect_log, seed, switches, given.host, ports)
+    return Options(given.effect_log, seed, switches, given.host, ports, given.world)
 
 
 async def _serve(options: Options) -> None:

@@ -20,6 +20,7 @@ from vendor_sandbox.clinical_one_world import STATUS_NAMES, ClinicalOneWorld, Ki
 from vendor_sandbox.delivery import deliver
 from vendor_sandbox.effects import EffectLog
 from vendor_sandbox.faults import Faults, Rule
+from vendor_sandbox.kept_world import WorldFile
 from vendor_sandbox.openspecimen import OpenSpecimen
 from vendor_sandbox.openspecimen_world import OpenSpecimenWorld
 from vendor_sandbox.requests import Journal, JournalEntry, Route, System, VendorRequest
@@ -77,9 +78,13 @@ class Sandbox:
         effect_log: the JSON Lines file effects are appended to; None keeps them in memory only.
         seed: the data to start with and to go back to on reset; None is the default seed.
         switches: where installations differ, see `Switches`.
+        world: the file that keeps what they know, see `WorldFile`; None keeps it in memory only.
     """
 
-    def __init__(self, effect_log: Path | None, seed: seeds.Seed | None, switches: Switches) -> None:
+    def __init__(
+        self, effect_log: Path | None, seed: seeds.Seed | None, switches: Switches, world: Path | None = None
+    ) -> None:
+        self._file = None if world is None else WorldFile(world)
         self._first_seed = seeds.default() if seed is None else seed
         self._first_switches = switches
         self.changes = Changes()
@@ -88,7 +93,7 @@ class Sandbox:
         self.faults = Faults()
         self.held: list[Held] = []
         self.switches = switches
-        openspecimen, clinical_one = self._planted(self._first_seed)
+        openspecimen, clinical_one = (self._file and self._file.load()) or self._planted(self._first_seed)
         self.openspecimen = OpenSpecimen(openspecimen, switches, self.effects)
         self.clinical_one = ClinicalOne(clinical_one, switches, self.effects)
         self.tokens = TokenEndpoint(clinical_one, switches)
@@ -102,6 +107,11 @@ class Sandbox:
         openspecimen, clinical_one = OpenSpecimenWorld(), ClinicalOneWorld()
         plant(seed, openspecimen, clinical_one, self.switches.zone)
         return openspecimen, clinical_one
+
+    def keep(self) -> None:
+        """Write what stands now into the file, if there is one."""
+        if self._file:
+            self._file.keep(self.openspecimen.world, self.clinical_one.world)
 
     def set_switches(self, switches: Switches) -> None:
         """Put other switches in force."""
@@ -192,6 +202,7 @@ class Sandbox:
     def dispense(self, study_id: object, mode: object, given: dict[str, Any]) -> None:
         """Give a kit to a subject, see `seeding.dispense`."""
         dispense(self.study_mode(study_id, mode), given, "dispense")
+        self.keep()
 
     async def serve(self, system: System, incoming: web.BaseRequest) -> web.StreamResponse:
         """Take one request through journal, faults, vendor and delivery."""
@@ -249,7 +260,10 @@ class Sandbox:
 
     def _handle(self, endpoint: Endpoint, request: VendorRequest, entry: JournalEntry) -> Answer:
         entry.effects_before = self.effects.count
-        return endpoint.handle(request)
+        answer = endpoint.handle(request)
+        if self.effects.count > entry.effects_before:
+            self.keep()
+        return answer
 
     def state(self) -> dict[str, Any]:
         """What stands now, as plain values; for looking at, not for seeding."""

@@ -46,6 +46,7 @@ class Options:
     switches: Switches = field(default_factory=Switches)
     host: str = "127.0.0.1"
     ports: Ports = field(default_factory=Ports)
+    world: Path | None = None
 
 
 class SandboxServer:
@@ -57,7 +58,7 @@ class SandboxServer:
     """
 
     def __init__(self, options: Options) -> None:
-        self.sandbox = Sandbox(options.effect_log, options.seed, options.switches)
+        self.sandbox = Sandbox(options.effect_log, options.seed, options.switches, options.world)
         ports = options.ports
         self._vendors: dict[System, Listener] = {
             system: Listener(options.host, getattr(ports, system), partial(self.sandbox.serve, system))
@@ -86,6 +87,7 @@ class SandboxServer:
         self.sandbox.remove_faults()
         await asyncio.gather(*(one.drain(DRAIN_SECONDS) for one in (*self._vendors.values(), self._control)))
         self.sandbox.effects.close()
+        self.sandbox.keep()
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,9 @@ def test_no_arguments_end_in_a_traceback(installation: Installation, command: st
         (("doctor", "--study", "nonsense"), "32 hexadecimal digits"),
         (("doctor", "--registration", "x"), "--registration"),
         (("sandbox", "--control-port", "x"), "--control-port"),
+        (("up", "--port", "0"), "--port"),
+        (("up", "--port", "x"), "--port"),
+        (("setup", "--nonsense"), "--nonsense"),
     ],
 )
 def test_a_wrong_argument_is_named_and_ends_with_2(

@@ -18,7 +18,9 @@ import cli.doctor
 import cli.ledger
 import cli.look
 import cli.resume
-import cli.subject  # noqa: F401 - so that no command has to import them
+import cli.setup
+import cli.subject
+import cli.up  # noqa: F401 - so that no command has to import them
 import onboarding.ledger.migrations  # noqa: F401 - as above
 from cli.main import main
 

@@ -1,0 +1,100 @@
+"""The folder in which `onboard up` keeps everything: one start at a time, the same ports for the stand-ins each time."""
+
+import fcntl
+import json
+import os
+import shlex
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cli import local
+from onboarding.errors import BadInput
+
+SERVED: Final = "every deployment is served"
+"""What the process that serves them writes into its log when it does."""
+_SANDBOX_PORTS: Final = ("openspecimen", "clinical-one", "token", "control")
+
+
+@dataclass(frozen=True)
+class UpFolder:
+    """The folder, and the open file whose lock says that something works in it; whatever is started holds it open too."""
+
+    path: Path
+    lock: int
+
+    def sandbox_ports(self) -> dict[str, int]:
+        """The ports of the stand-ins, the same each time: cases keep to the addresses that they were opened for.
+
+        Raises:
+            BadInput: one of them is in use.
+        """
+        file = self.path / "ports.json"
+        if file.exists():
+            ports: dict[str, int] = json.loads(file.read_text("utf-8"))
+        else:
+            ports = _free_ports()
+            file.write_text(json.dumps(ports), "utf-8")
+        for name, port in ports.items():
+            if why := port_problem(port):
+                what = f"port {port}, of the stand-in {name}: {why}. The cases of {self.path} keep to it: "
+                raise BadInput([f"{what}free it, or begin anew with --folder OTHER."])
+        return ports
+
+    def log(self, name: str) -> Path:
+        """An empty log; that of the start before is kept beside it."""
+        file = self.path / name
+        if file.exists():
+            file.replace(file.with_name(f"{name}.before"))
+        return file
+
+    def write_environment(self, variables: Mapping[str, str]) -> Path:
+        """Write the variables with which commands in other terminals work on the same; readable by the owner alone."""
+        file = self.path / "environment"
+        file.touch(mode=0o600)
+        lines = [f"export {name}={shlex.quote(value)}\n" for name, value in sorted(variables.items())]
+        file.write_text("".join(lines), "utf-8")
+        return file
+
+
+def _free_ports() -> dict[str, int]:
+    ports: dict[str, int] = {}
+    while len(set(ports.values())) < len(_SANDBOX_PORTS):
+        ports = {name: local.free_port() for name in _SANDBOX_PORTS}
+    return ports
+
+
+@contextmanager
+def up_folder(path: Path) -> Iterator[UpFolder]:
+    """The folder, made if need be, for the duration of the block. Raises ``BadInput`` if it is in use or cannot be used."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise BadInput([f"--folder: {path} cannot be used ({error.strerror})."]) from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            before = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
+            what = f"'onboard up' (process {before or 'unknown'}), or what it started, still runs in {path}. "
+            raise BadInput(
+                [f"{what}Stop it there with Ctrl-C, or start another: --folder OTHER --port OTHER."]
+            ) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        yield UpFolder(path, lock)
+    finally:
+        os.close(lock)
+
+
+def port_problem(port: int) -> str | None:
+    """Why nothing can listen on a port of this machine; None if something can."""
+    try:
+        socket.create_server((local.LOOPBACK, port)).close()
+    except OSError as error:
+        return error.strerror.lower() if error.strerror else "cannot be used"
+    return None
