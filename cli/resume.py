@@ -63,6 +63,7 @@ async def _due(settings: Settings, *, watch: bool, limit: int, json: bool) -> in
         lanes = _Lanes(bench, api, json=json)
         try:
             async with asyncio.TaskGroup() as group:
+                await bench.finish_releases()
                 lanes.start(group, await bench.find_due(limit), limit)
                 while watch:
                     await asyncio.sleep(_LOOK_S)

@@ -17,6 +17,7 @@ from onboarding.errors import BadInput
 from onboarding.ledger import batches
 from onboarding.ledger.batch_states import BatchState, RowStanding
 from onboarding.ledger.batches import BatchCounts
+from onboarding.ledger.releasing import finish_release
 from onboarding.ledger.states import CaseStatus
 from onboarding.workbench import Workbench
 from tasks.case_tasks import work_by_tasks
@@ -54,6 +55,7 @@ class BatchRun:
         found = await self._bench.in_thread(batches.batch, self._bench.ledger, self._batch_id)
         if found is None or found.state not in (BatchState.RELEASING, BatchState.RELEASED):
             raise BadInput([f"batch_id: there is no released batch {self._batch_id} in this ledger."])
+        await self._bench.in_thread(finish_release, self._bench.ledger, self._batch_id)  # if that was interrupted
         counts: BatchCounts = await self._bench.in_thread(batches.counts, self._bench.ledger, self._batch_id)
         return counts
 

@@ -49,6 +49,7 @@ async def resume_cases(limit: LimitField = 100) -> State[Any]:
     try:
         most = read_limit(limit)
         async with workbench_of_this_run() as bench:
+            await bench.finish_releases()
             due = await bench.find_due(most)
         endings: Counter[str] = Counter()
         for case_id in due:

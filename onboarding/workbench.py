@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, BadSettings, LeaseLost
 from onboarding.intake import IntakeRequest
+from onboarding.ledger import releasing
 from onboarding.ledger.async_ledger import AsyncLedger
 from onboarding.ledger.deciding import Decided
 from onboarding.ledger.leasing import Closed, Runner, refuse_mode
@@ -123,6 +124,10 @@ class Workbench:
         request: IntakeRequest = await self.in_thread(self.ledger.request, case_id)
         holds = holds_of(Asked(request, self.systems), self.ledger.key)
         await self.in_thread(self.ledger.decide, case_id, decided, holds)
+
+    async def finish_releases(self) -> None:
+        """Finish what an interrupted release of a batch left undone, so that its cases can be found."""
+        await self.in_thread(releasing.finish_releases, self.ledger)
 
     async def find_due(self, limit: int, batch_id: str | None = None) -> list[str]:
         """Cases that are due, oldest first, of one batch or of all.

@@ -12,7 +12,7 @@ from onboarding.endings import Ending
 from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, BadInput, CaseContradicted, LeaseLost
 from onboarding.ledger.leasing import LATE_ANSWER, Closed
 from onboarding.ledger.states import CaseStatus, StepName
-from onboarding.ledger.store import StoreUnavailable
+from onboarding.ledger.store import StoreGone
 from onboarding.ledger.views import Held
 from onboarding.steps.case import CaseReport, work_case
 from onboarding.steps.report import StepReport
@@ -70,16 +70,16 @@ async def work_cases(
         Seconds for which a vendor is to be left alone, if that is why not all were begun; else 0.
 
     Raises:
-        StoreUnavailable: the ledger cannot be used.
+        StoreGone: the ledger cannot be used.
     """
     queue = _Queue(bench, case_ids, stop)
-    gone: list[StoreUnavailable] = []
+    gone: list[StoreGone] = []
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(lanes):
                 group.create_task(_lane(bench, queue, told, work))
-    except* StoreUnavailable as errors:
-        gone = [error for error in errors.exceptions if isinstance(error, StoreUnavailable)]
+    except* StoreGone as errors:
+        gone = [error for error in errors.exceptions if isinstance(error, StoreGone)]
     if gone:
         raise gone[0]
     return queue.closed_for_s
@@ -158,7 +158,7 @@ async def _work(bench: Workbench, case_id: str, begun: float, work: Work) -> Wor
         return Worked(case_id, Ending.NEEDS_ATTENTION, LATE_ANSWER)
     except LeaseLost:
         return Worked(case_id, Ending.LEASE_LOST)
-    except StoreUnavailable:
+    except StoreGone:
         raise
     except BadInput:
         return Worked(case_id, Ending.REQUEST_REFUSED)

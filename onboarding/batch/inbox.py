@@ -12,7 +12,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -26,6 +26,9 @@ from onboarding.settings import Settings
 QUIET_S: Final = 10.0
 """A file to which nothing was written for so long is taken for complete."""
 
+_DAY_S: Final = 86400.0
+_LOCK: Final = ".lock"
+_LOCK_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 TAKEN, DONE, REJECTED = ".taken", "done", "rejected"
 _UNFINISHED: Final = (".part", ".partial", ".tmp", ".filepart", ".crdownload")
 _LONGEST_NAME: Final = 200
@@ -87,11 +90,25 @@ class Taken:
         return self._move(folder, f"{stem}{self.path.suffix}")
 
     def _move(self, folder: Path, name: str) -> str:
-        self.path.replace(folder / name)
-        for rest in self.path.parent.iterdir():
-            rest.unlink()
-        self.path.parent.rmdir()
+        with _moving(self.inbox):
+            for rest in self.path.parent.iterdir():
+                if rest != self.path:
+                    rest.unlink()
+            self.path.replace(folder / name)
+            self.path.parent.rmdir()
         return f"{folder.name}/{name}"
+
+
+@contextmanager
+def _moving(inbox: Path) -> Iterator[None]:
+    """Files come into ``.taken`` and leave it one at a time: the next one may have the same name."""
+    (inbox / TAKEN).mkdir(mode=0o700, exist_ok=True)
+    handle = os.open(inbox / TAKEN / _LOCK, _LOCK_FILE, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 class Inbox:
@@ -102,13 +119,15 @@ class Inbox:
 
     def complete(self) -> list[str]:
         """Names of the files that can be taken now: first what a run that died has left, then the oldest."""
-        left = sorted(entry.name for entry in self._entries(self.folder / TAKEN) if entry.is_dir(follow_symlinks=False))
+        taken = (Path(entry) for entry in self._entries(self.folder / TAKEN) if entry.is_dir(follow_symlinks=False))
+        left = sorted(folder.name for folder in taken if os.path.lexists(folder / folder.name))
         found: list[tuple[float, str]] = []
         for entry in self._entries(self.folder):
             if entry.name in left or not _may_be_taken(entry.name) or not entry.is_file(follow_symlinks=False):
                 continue
             written_at = entry.stat(follow_symlinks=False).st_mtime
-            if abs(time.time() - written_at) >= QUIET_S:  # clocks of other machines can be ahead
+            age_s = time.time() - written_at
+            if age_s >= QUIET_S or age_s < -_DAY_S:  # a file of tomorrow bears a wrong date, and would never be taken
                 found.append((written_at, entry.name))
         return left + [name for _, name in sorted(found)]
 
@@ -122,31 +141,34 @@ class Inbox:
         """
         own = self.folder / TAKEN / name
         source = own / name
-        if not source.is_symlink() and not source.exists():
-            with suppress(OSError):  # what is left of a run that died before it took the file
-                own.rmdir()
-            self._check_plain(self.folder / name)
-            own.mkdir(mode=0o700, parents=True, exist_ok=True)
-            try:
+        with _moving(self.folder):
+            if not source.is_symlink() and not source.exists():
+                self._check_plain(self.folder / name)
+                own.mkdir(mode=0o700, exist_ok=True)
                 (self.folder / name).rename(source)
-            except FileNotFoundError:
-                raise InboxBusy from None
-        taken = Taken(name, source, self.folder)
+            handle = os.open(own / _LOCK, _LOCK_FILE, 0o600)
         try:
-            handle = os.open(source, _NO_LINK)
-        except FileNotFoundError:
-            raise InboxBusy from None  # and has finished it
+            self._lock(handle)
+            taken = Taken(name, source, self.folder)
+            self._refuse_odd(taken)
+            yield taken
+        finally:
+            os.close(handle)
+
+    @staticmethod
+    def _refuse_odd(taken: Taken) -> None:
+        try:
+            handle = os.open(taken.path, _NO_LINK)
         except OSError as error:
             taken.reject([f"file: cannot be read ({error.strerror})"])
             raise BadInput(["file: is no plain file, or cannot be read; it was moved to rejected."]) from None
         try:
-            self._lock(handle, source)
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                taken.reject(["file: is no plain file"])
-                raise BadInput(["file: is no plain file; it was moved to rejected."])
-            yield taken
+            plain = stat.S_ISREG(os.fstat(handle).st_mode)
         finally:
             os.close(handle)
+        if not plain:
+            taken.reject(["file: is no plain file"])
+            raise BadInput(["file: is no plain file; it was moved to rejected."])
 
     def read(self, name: str) -> BinaryIO:
         """Open a file of the inbox only to read it, where it lies. Raises ``BadInput``."""
@@ -161,14 +183,11 @@ class Inbox:
         return os.fdopen(handle, "rb")
 
     @staticmethod
-    def _lock(handle: int, source: Path) -> None:
+    def _lock(handle: int) -> None:
         """Make the file this run's alone; the kernel ends that with the process, however it ends."""
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = os.fstat(handle)
-            if not os.path.samestat(mine, source.lstat()):
-                raise InboxBusy
-        except (BlockingIOError, FileNotFoundError):
+        except BlockingIOError:
             raise InboxBusy from None
 
     @staticmethod

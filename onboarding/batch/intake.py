@@ -56,7 +56,7 @@ def take_in_file(
     report: Report | None = None,
 ) -> Intake:
     """Take in a file by its path; see ``take_in``. A file that was released before is recognised without parsing it."""
-    sha256 = _sha256_of(path)
+    version, sha256 = _version_of(path), _sha256_of(path)
     if sha256 is not None and (known := batches.batch_of_file(ledger, batches.file_digest(ledger, sha256))):
         releasing.finish_release(ledger, known.id)
         return _told(ledger, known.id, known=True)
@@ -70,6 +70,7 @@ def take_in_file(
             name=path.name,
             skip_bad=skip_bad,
             report=report,
+            unchanged=lambda: sha256 in (None, file.sha256) and _version_of(path) == version,
         )
 
 
@@ -83,13 +84,14 @@ def take_in(
     name: str | None = None,
     skip_bad: bool = False,
     report: Report | None = None,
+    unchanged: Callable[[], bool] = lambda: True,
 ) -> Intake:
     """Read a file into the ledger and release its rows as cases, or reject it.
 
     Every problem of every row goes to ``report`` as it is found, and stays for ``batches.outcomes`` in the file's order. The
     file is rejected if a row has one, unless ``skip_bad`` leaves those rows out and there is a good one; it is always
-    rejected if it could not be read to its end. Then nothing was opened. Interrupted at any point, the same call again gives
-    the same end.
+    rejected if it could not be read to its end, or is not ``unchanged`` when it was. Then nothing was opened. Interrupted at
+    any point, the same call again gives the same end.
 
     It blocks: reading, encrypting and short transactions, a thousand rows each.
 
@@ -101,6 +103,10 @@ def take_in(
     reading = _Reading(ledger, batch_id, settings, report or (lambda _problem: None))
     try:
         reading.take(file)
+        if reading.whole and not unchanged():
+            reading.give_up(
+                RowProblem(0, 1, "file", "was written to while it was read; give it again when it is whole")
+            )
     except BaseException:
         batches.reject(ledger, batch_id)
         raise
@@ -147,6 +153,13 @@ class _Reading:
                 self._store()
         self._store()
 
+    def give_up(self, problem: RowProblem) -> None:
+        """The file as a whole cannot be relied upon."""
+        self.whole = False
+        self._bad.append(BadRow(problem.number, problem.line, (f"{problem.column}: {problem.what}",)))
+        self.report(problem)
+        self._store()
+
     def _checked(self, row: Row) -> Draft | tuple[RowProblem, ...]:
         request = row.request()
         if isinstance(request, tuple):
@@ -191,6 +204,15 @@ def _told(ledger: Ledger, batch_id: str, *, known: bool) -> Intake:
         replaced=rows.get(RowStanding.REPLACED, 0),
         repeated=rows.get(RowStanding.REPEATED, 0),
     )
+
+
+def _version_of(path: Path) -> tuple[int, int] | None:
+    """What changes when a plain file is written to."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_size, found.st_mtime_ns) if path.is_file() else None
 
 
 def _sha256_of(path: Path) -> str | None:

@@ -148,7 +148,8 @@ def _leave_out_repeats(connection: Connection, ledger: "Ledger", batch_id: str, 
     what = f"request: is the same as the one in line {first['line']}, which cannot be taken either"
     for number in connection.execute(repeats).scalars().all():
         sealed = seal_problems(ledger.key, batch_id, number, [what])
-        _settle(connection, batch_id, BATCH_ROWS.c.number == number, RowStanding.LEFT_OUT, problems_sealed=sealed)
+        left_out = {"problems_sealed": sealed, "case_id": None}
+        _settle(connection, batch_id, BATCH_ROWS.c.number == number, RowStanding.LEFT_OUT, **left_out)
 
 
 def _still_drafts(connection: Connection, batch_id: str, drafts: Sequence[Row]) -> list[Row]:

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.pool import QueuePool
 
@@ -47,6 +47,7 @@ _NETWORK_FILE_SYSTEMS: Final = frozenset(
     }
 )
 _GIVEN_UP: Final = ("40001", "40P01")  # PostgreSQL: serialization_failure, deadlock_detected
+_OUT_OF_REACH: Final = ("08", "57P0")  # PostgreSQL: connection exceptions, shutdowns
 _TIMES_GIVEN_UP: Final = 3
 _UNSAFE_WHEN_OFF: Final = ("fsync", "full_page_writes", "synchronous_commit")
 
@@ -57,6 +58,10 @@ class CommitUnknown(LedgerError):
 
 class StoreUnavailable(LedgerError):
     """The database did not answer; nothing was written."""
+
+
+class StoreGone(StoreUnavailable):
+    """The database as a whole cannot be used: no connection, or (SQLite) its one lock was held for too long."""
 
 
 class StoreBusy(StoreUnavailable):
@@ -191,11 +196,22 @@ def _said_plainly(place: str) -> Iterator[None]:
         raise  # a broken promise of ours, not the database's
     except (DBAPIError, NoConnectionFree) as error:
         detail = type(error.orig if isinstance(error, DBAPIError) else error).__name__
-        raised = StoreBusy if getattr(getattr(error, "orig", None), "sqlstate", None) in _GIVEN_UP else StoreUnavailable
+        raised = _class_of(error)
         raise raised(
             f"the ledger {place} cannot be used ({detail}): check ONBOARDING_LEDGER_URL, that the database runs, "
             "is not full and lets this user in."
         ) from None
+
+
+def _class_of(error: DBAPIError | NoConnectionFree) -> type[StoreUnavailable]:
+    """Whether the whole database is out of reach, or only this transaction had to give way or was refused."""
+    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    if state in _GIVEN_UP:
+        return StoreBusy
+    if isinstance(error, NoConnectionFree):
+        return StoreGone
+    gone = isinstance(error, OperationalError) and (state is None or state.startswith(_OUT_OF_REACH))
+    return StoreGone if gone else StoreUnavailable
 
 
 def _checked_url(url: str) -> URL:

@@ -17,7 +17,7 @@ from onboarding.ledger.leasing import Runner
 from onboarding.ledger.opening import Addresses
 from onboarding.ledger.rows import Rows
 from onboarding.ledger.states import StepName
-from onboarding.ledger.store import CommitUnknown, Store
+from onboarding.ledger.store import CommitUnknown, Store, StoreGone
 from onboarding.ledger.writes import CaseWrite, Lease
 
 T = TypeVar("T")
@@ -74,6 +74,8 @@ def work_together(store: Store, key: LedgerKey, works: Sequence[Taking | Fenced[
     except Exception as error:  # noqa: BLE001 - whatever it was, it is handed to whom it belongs
         if len(works) == 1:
             return [error]
+        if isinstance(error, StoreGone):  # each alone would only wait as long again
+            return [StoreGone(str(error)) for _ in works]
         done = [_SKIPPED] * len(works)
     return [
         work_together(store, key, [work])[0] if one is _SKIPPED else one for work, one in zip(works, done, strict=True)

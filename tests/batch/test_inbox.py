@@ -3,6 +3,8 @@
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -45,7 +47,8 @@ def take_in(ledger: Ledger, path: Path, *, skip_bad: bool = False) -> Intake:
 
 
 def files(inbox: Inbox) -> list[str]:
-    return sorted(str(path.relative_to(inbox.folder)) for path in inbox.folder.rglob("*") if not path.is_dir())
+    found = (path for path in inbox.folder.rglob("*") if not path.is_dir() and path.name != ".lock")
+    return sorted(str(path.relative_to(inbox.folder)) for path in found)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +116,7 @@ def test_a_file_that_is_still_written_is_left_alone_until_it_is_quiet(inbox: Inb
 def test_the_oldest_file_is_first_and_a_clock_that_is_ahead_keeps_none_back(inbox: Inbox) -> None:
     put(inbox, "b.csv", age_s=100)
     put(inbox, "a.csv", age_s=50)
-    put(inbox, "ahead.csv", age_s=-3600)
+    put(inbox, "ahead.csv", age_s=-2 * 86400)
     assert inbox.complete() == ["b.csv", "a.csv", "ahead.csv"]
 
 
@@ -183,6 +186,34 @@ def test_another_file_of_the_same_name_waits_until_the_first_is_worked(inbox: In
     assert inbox.complete() == [NAME]
     with inbox.take(NAME) as taken:
         assert not take_in(ledger, taken.path).released
+
+
+def test_the_next_file_of_the_same_name_can_come_while_the_first_moves_away(inbox: Inbox, ledger: Ledger) -> None:
+    for turn in range(20):
+        put(inbox)
+        with inbox.take(NAME) as taken, ThreadPoolExecutor(1) as thread:
+            (inbox.folder / NAME).write_text(f"file of turn {turn}")
+            next_one = thread.submit(taken_when_free, inbox)
+            taken.reject(["whatever it is"])
+            assert next_one.result(30) == f"file of turn {turn}"
+
+
+def taken_when_free(inbox: Inbox) -> str:
+    while True:
+        with suppress(InboxBusy), inbox.take(NAME) as taken:
+            content = taken.path.read_text()
+            taken.reject(["whatever it is"])
+            return content
+
+
+@pytest.mark.parametrize(("ahead_s", "complete"), [(30.0, False), (-QUIET_S - 1, True), (2 * 86400.0, True)])
+def test_a_file_server_whose_clock_is_ahead_makes_no_file_complete_too_early(
+    inbox: Inbox, ahead_s: float, complete: bool
+) -> None:
+    put(inbox)
+    moment = time.time() + ahead_s
+    os.utime(inbox.folder / NAME, (moment, moment))
+    assert inbox.complete() == ([NAME] if complete else [])
 
 
 def test_a_file_that_is_gone_is_said(inbox: Inbox) -> None:

@@ -156,6 +156,24 @@ def test_a_rejected_file_is_read_anew_when_it_comes_again(ledger: Ledger, tmp_pa
     assert (rejected.released, again.released, again.known) == (False, True, False)
 
 
+@pytest.mark.parametrize("skip_bad", [True, False])
+def test_a_file_that_is_written_to_while_it_is_read_is_never_released(
+    ledger: Ledger, tmp_path: Path, skip_bad: bool
+) -> None:
+    path = written(tmp_path, cells(1), cells(2, registration__id="none"))
+    told: list[str] = []
+
+    def write_more(problem: object) -> None:
+        if not told:
+            with path.open("ab") as stream:
+                stream.write(b"more")
+        told.append(str(problem))
+
+    intake = taken(ledger, path, skip_bad=skip_bad, report=write_more)
+    assert (intake.released, intake.whole, ledger.cases()) == (False, False, [])
+    assert "was written to while it was read" in told[-1]
+
+
 def test_a_reading_that_fails_leaves_nothing_behind(ledger: Ledger, tmp_path: Path) -> None:
     class Broken(io.BytesIO):
         def read1(self, size: int | None = -1, /) -> bytes:

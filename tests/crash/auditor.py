@@ -172,11 +172,14 @@ def trails_whole(evidence: Evidence) -> Iterator[str]:
 
 
 def attempts_bounded(evidence: Evidence) -> Iterator[str]:
-    """No counter passes its limit."""
+    """No counter passes its limit. An exception's sends are counted anew for all its cases when one asks for a person."""
     limits = evidence.limits
+    events = [event for trail in evidence.trails.values() for event in trail]
+    asked = sum(event.step == StepName.DND_EXCEPTION and event.code == "SENDS_USED_UP" for event in events)
     for case in evidence.cases.values():
         for name, step in case.steps.items():
-            if step.intent.absences > limits.sends or step.intent.probes > limits.probes:
+            sends = limits.sends * (1 + (asked if name is StepName.DND_EXCEPTION else 0))
+            if step.intent.absences > sends or step.intent.probes > limits.probes:
                 yield f"case {case.id}: {name} was tried {step.intent.absences} and probed {step.intent.probes} times"
         if case.idle_takings > limits.idle_takings + 1:
             yield f"case {case.id} was taken {case.idle_takings} times without progress"

@@ -17,7 +17,7 @@ RIGHTLY_ASKED: Final = frozenset(
         "SETTINGS_CHANGED",  # a runner with other addresses took the case
         "MERGE_IN_DOUBT",  # an update that may merge people is never sent twice
         "EXCEPTION_NOT_LISTED",  # an answer said that it was made, and no list shows it
-        "NOT_AUTHORISED",  # two tokens in a row that had expired when they arrived
+        *("NOT_AUTHORISED", "C1-ORS-401"),  # two tokens in a row that had expired when they arrived
         "SENDS_USED_UP",
         "PROBES_USED_UP",
         "NO_PROGRESS",

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,8 +14,9 @@ from onboarding.errors import BadInput, CaseContradicted, IdentityConflict, Leas
 from onboarding.ledger.async_ledger import AsyncLedger
 from onboarding.ledger.claims import ExceptionClaim, take_claims
 from onboarding.ledger.leasing import Runner
+from onboarding.ledger.ledger import Ledger
 from onboarding.ledger.states import CaseStatus, StepStatus
-from onboarding.ledger.store import CommitUnknown, StoreBusy, StoreUnavailable
+from onboarding.ledger.store import CommitUnknown, Store, StoreBusy, StoreGone, StoreUnavailable
 from onboarding.ledger.together import Fenced, Taking
 from onboarding.ledger.views import Held
 from onboarding.ledger.writes import CaseWrite, Lease
@@ -359,6 +361,37 @@ def test_a_transaction_that_always_has_to_give_way_is_given_up(bench: Bench) -> 
     with pytest.raises(StoreBusy):
         bench.ledger.store.write(change)
     assert len(tried) == 4
+
+
+def test_a_database_that_is_out_of_reach_is_asked_once_for_all(sqlite_bench: Bench) -> None:
+    bench = sqlite_bench
+    held = leases(bench, 5)
+    patient = Store(bench.ledger.store.url.render_as_string(), clock=bench.clock, busy_seconds=0.3)
+    with bench.engine.connect() as somebody:
+        somebody.exec_driver_sql("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        done = Ledger(patient, bench.ledger.key).work_together([Fenced(lease, register) for lease in held])
+        took_s = time.monotonic() - began
+        somebody.rollback()
+    patient.close()
+    assert [type(one) for one in done] == [StoreGone] * 5
+    assert took_s < 5 * 0.3
+    assert bench.ledger.work_together([Fenced(lease, register) for lease in held]) == [None] * 5
+
+
+@pytest.mark.postgres
+def test_a_row_that_is_locked_for_too_long_fails_its_own_case_only(postgres_bench: Bench) -> None:
+    bench = postgres_bench
+    free, locked = leases(bench, 2)
+    url = bench.ledger.store.url.render_as_string(hide_password=False)
+    impatient = Store(url, clock=bench.clock, busy_seconds=0.3)
+    with bench.engine.connect() as somebody:
+        somebody.exec_driver_sql(f"SELECT 1 FROM onboarding_case WHERE id = '{locked.case_id}' FOR UPDATE")
+        done = Ledger(impatient, bench.ledger.key).work_together([Fenced(lease, register) for lease in (locked, free)])
+    impatient.close()
+    assert isinstance(done[0], StoreUnavailable)
+    assert not isinstance(done[0], StoreGone)
+    assert done[1] is None
 
 
 # The ledger for asyncio
