@@ -13,12 +13,16 @@ from onboarding.batch.intake import take_in_file
 from onboarding.batch.progress import look
 from onboarding.batch.rounds import Left, Rest, patience_s, work_rounds
 from onboarding.batch.stopping import until_stopped
-from onboarding.ledger import batch_progress
+from onboarding.intake import IntakeRequest
+from onboarding.ledger import batch_progress, batches, drafting
+from onboarding.ledger.drafting import Draft
 from onboarding.ledger.leasing import Runner
+from onboarding.ledger.preparing import prepare
 from onboarding.ledger.states import StepName
 from onboarding.ledger.writes import Lease
 from tests.steps.lab import Lab, laboratory
 from tests.support.batch_files import csv_text, exception_row, subject_row
+from tests.support.requests import example
 from vendor_sandbox import seed
 
 
@@ -48,6 +52,18 @@ async def worked(lab: Lab, batch_id: str, stop: asyncio.Event | None = None) -> 
         return await work_cases(lab.bench, cases, lanes=4, told=lambda _worked: None, stop=ends)
 
     return await work_rounds(lab.bench, batch_id, due_now, ends, waiting=waits.append), waits
+
+
+async def test_a_release_that_was_interrupted_is_finished_before_due_cases_are_looked_for(lab: Lab) -> None:
+    ledger = lab.bench.ledger
+    batch_id = batches.open_batch(ledger, lab.bench.systems.addresses, actor="t")
+    request = IntakeRequest.model_validate(example())
+    drafting.add_rows(ledger, batch_id, [Draft(1, 2, prepare(ledger.key, request))])
+    said = "UPDATE onboarding_batch SET state = 'releasing', file_digest = 'd', rows = 1"
+    ledger.store.write(lambda connection: connection.exec_driver_sql(said))  # and then the process was killed
+    assert await lab.bench.find_due(10) == []
+    await lab.bench.finish_releases()
+    assert len(await lab.bench.find_due(10)) == 1
 
 
 async def test_all_that_is_due_is_worked_and_then_nothing_waits(lab: Lab) -> None:
