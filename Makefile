@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Only Python, make and a network are needed.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-test demo test acceptance crash crash-all setup-bench bench bench-large setup-mutants mutants lint format lock clean
+.PHONY: help setup setup-test demo up test acceptance crash crash-all setup-bench bench bench-large setup-mutants mutants lint format lock clean
 
 BIN := .venv/bin
 CLEAN := sh scripts/clean_env.sh
@@ -19,6 +19,9 @@ setup-test:
 
 demo: setup ## set up, then show the whole product on this machine alone
 	@$(CLEAN) $(BIN)/onboard demo $(ARGS)
+
+up: setup ## set up, then run everything on this machine until Ctrl-C: page, schedules, stand-ins (ARGS="--port 4300")
+	@$(BIN)/onboard up $(ARGS)
 
 test: lint ## set up, check style and types, run all tests but the acceptance ones
 	@$(CLEAN) $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --ignore tests/acceptance $(ARGS)

@@ -101,5 +101,6 @@ class BatchRun:
             return ended(Ending.CANCELLED, None, what=f"{what} It was stopped; a run with this batch_id goes on.")
         cancelled = counts.of(CaseStatus.CANCELLED)
         if attention or left_out or cancelled:
-            return ended(Ending.BATCH_NEEDS_ATTENTION, None, what=what)
-        return ended(Ending.BATCH_WAITS if waiting else Ending.BATCH_DONE, None, what=what)
+            return ended(Ending.BATCH_NEEDS_ATTENTION, None, what=what, batch_id=self._batch_id)
+        ending = Ending.BATCH_WAITS if waiting else Ending.BATCH_DONE
+        return ended(ending, None, what=what, batch_id=self._batch_id)

@@ -84,3 +84,39 @@ async def test_a_port_that_is_taken_is_an_error() -> None:
             _, said = await second.communicate()
             assert second.returncode == 2
             assert b"in use" in said
+
+
+async def test_another_start_knows_what_was_done_before_even_after_a_kill(tmp_path: Path) -> None:
+    world = tmp_path / "world"
+    options = ["--world", str(world)]
+    async with process(*options) as first:
+        sandbox = await addresses(first)
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+            caller = Caller(sandbox, session)
+            await caller.log_in()
+            assert (await caller.update(1, EXAMPLE_UPDATE)).status == 200
+        sandbox.control.dispense(seed.STUDY_ID, "test", seed.inventory_id(5), seed.subject_id(5))
+        before = sandbox.control.state()
+        first.kill()
+        await first.wait()
+    assert world.stat().st_mode & 0o077 == 0
+    async with process(*options) as second:
+        sandbox = await addresses(second)
+        after = sandbox.control.state()
+        assert before["openspecimen"].pop("sessions") == 1
+        assert after["openspecimen"].pop("sessions") == 0, "log-ins end with the process"
+        assert after == before
+        sandbox.control.reset()
+        second.send_signal(signal.SIGTERM)
+        assert await second.wait() == 0
+    async with process(*options) as third:
+        assert (await addresses(third)).control.state()["openspecimen"]["registrations"]["1"]["ppid"] == "ASCI000"
+
+
+async def test_a_file_that_is_no_world_is_named(tmp_path: Path) -> None:
+    (tmp_path / "world").write_bytes(b"nonsense")
+    async with process("--world", str(tmp_path / "world")) as started:
+        _, said = await started.communicate()
+        assert started.returncode == 2
+        assert b"remove it to begin anew" in said
+        assert len(said.splitlines()) == 1

@@ -1,0 +1,209 @@
+"""`onboard up` as a person uses it: one command, the page, a run started by the API, Ctrl-C, and a second start."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from cli.demo import documented_request
+from tests.support.installation import COMMAND, ROOT, variables
+from tests.support.processes import free_port
+from vendor_sandbox import SandboxControl, seed
+
+pytestmark = pytest.mark.prefect
+_ENDS_S = 120.0
+_RUN_ENDS_S = 90.0
+_SCHEDULED_S = 180.0
+
+
+@dataclass
+class Up:
+    """A running `onboard up`: its process, its API, its folder, and every process that it started."""
+
+    process: subprocess.Popen[str]
+    api: httpx.Client
+    folder: Path
+    said: str
+
+    def family(self) -> list[psutil.Process]:
+        """The command and everything that it started, runs included."""
+        me = psutil.Process(self.process.pid)
+        return [me, *me.children(recursive=True)]
+
+    def sandbox(self) -> SandboxControl:
+        """The stand-ins' control interface."""
+        line = next(line for line in (self.folder / "sandbox.json").read_text().splitlines() if line[0] == "{")
+        return SandboxControl(json.loads(line)["control_url"])
+
+    def start(self, number: int, **changes: Any) -> str:
+        """Start a deployment by the API, as a program does; gives the run's id."""
+        found = self.api.get("deployments/name/onboard-subject/onboard-subject").json()
+        request = documented_request(number, **changes)
+        deadline = time.monotonic() + _RUN_ENDS_S
+        while time.monotonic() < deadline:
+            answer = self.api.post(
+                f"deployments/{found['id']}/create_flow_run",
+                json={"parameters": {"request": request}, "idempotency_key": f"subject-{number}"},
+            )
+            if answer.status_code == httpx.codes.CREATED:
+                return str(answer.json()["id"])
+            assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE, answer.text  # SQLite says so when it is busy
+            time.sleep(0.2)
+        raise AssertionError("the server was busy all the time")
+
+    def ended(self, run_id: str) -> tuple[str, str]:
+        """Type and name of the state in which a run ended."""
+        deadline = time.monotonic() + _RUN_ENDS_S
+        while time.monotonic() < deadline:
+            state = self.api.get(f"flow_runs/{run_id}").json()["state"]
+            if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+                return state["type"], state["name"]
+            time.sleep(0.2)
+        raise AssertionError(f"the run did not end: {state}")
+
+    def interrupted(self, meanwhile: Callable[["Up"], None] = lambda _: None) -> str:
+        """Ctrl-C, then ``meanwhile``; what the command says until it has ended. None of its processes is left."""
+        family = self.family()
+        self.process.send_signal(signal.SIGINT)
+        assert self.process.stdout is not None
+        said = self.process.stdout.readline()
+        assert "runs under way are finished first" in said
+        meanwhile(self)
+        out, _ = self.process.communicate(timeout=_ENDS_S)
+        assert "Everything is stopped" in out
+        assert self.process.returncode == 0
+        assert [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
+        return said + out
+
+
+@contextmanager
+def running_up(folder: Path, port: int) -> Iterator[Up]:
+    """`onboard up` in a session of its own, entered once it says that everything runs."""
+    quick = variables(request_timeout_seconds=10, settle_seconds=1, lease_seconds=20)
+    environment = {**os.environ, **quick, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [*COMMAND, "up", "--port", str(port), "--folder", str(folder)],
+        env=environment,
+        cwd=folder.parent,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    seen = {process.pid: psutil.Process(process.pid)}
+    with process, httpx.Client(base_url=f"http://127.0.0.1:{port}/api/", trust_env=False, timeout=30) as api:
+        try:
+            assert process.stdout is not None
+            lines: list[str] = []
+            for line in process.stdout:
+                lines.append(line)
+                if "In another terminal" in line:
+                    break
+            up = Up(process, api, folder, "".join(lines))
+            assert process.poll() is None, up.said
+            seen |= {one.pid: one for one in up.family()}
+            yield up
+        finally:
+            for one in seen.values():  # when a test has failed
+                if one.is_running():
+                    one.kill()
+
+
+def let_go(up: Up) -> None:
+    """The vendor answers at last."""
+    up.sandbox().remove_faults()
+
+
+def interrupt_again(up: Up) -> None:
+    """A second Ctrl-C."""
+    up.process.send_signal(signal.SIGINT)
+
+
+def status(folder: Path) -> list[dict[str, Any]]:
+    """What `onboard status` shows in another terminal, with nothing set but what `up` says."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", f". {folder}/environment; exec {COMMAND[0]} -m cli.main status --json"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=folder.parent,
+        capture_output=True,
+        text=True,
+        timeout=_ENDS_S,
+        check=True,
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def hold_a_run(up: Up, number: int) -> str:
+    """A run whose update the vendor has applied and not answered yet."""
+    rule = up.sandbox().add_fault("openspecimen", "hold", call="update_registration", when="after")
+    run_id = up.start(number)
+    up.sandbox().held(fault_id=rule, timeout_s=_RUN_ENDS_S)
+    return run_id
+
+
+def test_one_command_runs_everything_and_further_starts_go_on_with_the_same_data(tmp_path: Path) -> None:
+    folder, port = tmp_path / "up", free_port()
+    with running_up(folder, port) as up:
+        page = up.api.get(f"http://127.0.0.1:{port}/", follow_redirects=True)
+        assert page.status_code == 200
+        assert "<html" in page.text.lower()
+        schedules = {
+            name: [one["active"] for one in up.api.get(f"deployments/name/{name}/{name}").json()["schedules"]]
+            for name in ("resume-cases", "take-inbox")
+        }
+        assert schedules == {"resume-cases": [True], "take-inbox": [True]}
+        first = up.start(1)
+        assert up.ended(first) == ("COMPLETED", "Onboarded")
+        assert [case["status"] for case in status(folder)] == ["done"]
+        drained = hold_a_run(up, 6)
+        up.interrupted(let_go)
+
+    with running_up(folder, port) as up:
+        assert up.ended(first) == ("COMPLETED", "Onboarded")
+        assert up.ended(drained) == ("COMPLETED", "Onboarded"), "it was let end before everything stopped"
+        known = up.sandbox().state()["clinical_one"]["studies"][seed.STUDY_ID]["test"]
+        assert {seed.inventory_id(1), seed.inventory_id(6)} == set(known["devices"]), "the stand-ins remember"
+        # It shares the exception that the first start made.
+        assert up.ended(up.start(2, device={"vendor_code": "XYZ123"})) == ("COMPLETED", "Onboarded")
+        assert len(up.sandbox().state()["clinical_one"]["studies"][seed.STUDY_ID]["test"]["exceptions"]) == 1
+        ended = hold_a_run(up, 3)
+        assert "ended in the middle" in up.interrupted(interrupt_again)
+
+    with running_up(folder, port) as up:
+        assert up.ended(ended)[0] == "CRASHED", "no run is left that looks as if it went on"
+        deadline = time.monotonic() + _SCHEDULED_S
+        while time.monotonic() < deadline:
+            registration = {case["subject"]: case for case in status(folder)}[seed.subject_id(3)]["steps"][0]
+            if registration["status"] == "done":
+                break
+            time.sleep(1)
+        assert registration["status"] == "done", "the schedule goes on with the case"
+        up.interrupted()
+
+
+def test_what_is_in_the_way_ends_a_start_without_leaving_a_process(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [*COMMAND, "up", "--port", str(port), "--folder", str(tmp_path / "up")],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=_ENDS_S,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert f"{port} is in use" in done.stderr
