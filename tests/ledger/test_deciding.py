@@ -385,6 +385,14 @@ def test_a_quiet_time_that_another_machine_counts_is_over_by_the_database_s_cloc
     assert bench.standing(case_id) == (C.READY, None)
 
 
+def test_a_decision_counts_takings_anew_and_lets_a_blocked_case_go_on(bench: Bench) -> None:
+    lease = bench.open_and_lease()
+    bench.park(lease, 0.0, blocked_login="digest")
+    decide(bench, lease.case_id, D.RETRY)
+    (row,) = bench.sql("SELECT idle_takings, blocked_login FROM onboarding_case")
+    assert row == {"idle_takings": 0, "blocked_login": None}
+
+
 def test_a_decision_under_other_addresses_than_the_case_s_is_refused(bench: Bench) -> None:
     case_id = unknown(bench)
     elsewhere = replace(HOLDS, addresses=OTHER_ADDRESSES)

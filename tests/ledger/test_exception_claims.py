@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from onboarding.errors import LeaseLost
-from onboarding.ledger.claims import ClaimKind, ExceptionClaim
+from onboarding.ledger.claims import ClaimKind, ExceptionClaim, take_claims
 from onboarding.ledger.states import StepStatus
-from onboarding.ledger.views import ClaimView, Held
+from onboarding.ledger.views import ClaimView, Held, Intent
 from onboarding.ledger.writes import CaseWrite, Lease
-from tests.ledger.bench import EXCEPTION, INTENT, LEASE_S, QUIET_S, Bench, other_subject
+from tests.ledger.bench import EXCEPTION, INTENT, LEASE_S, QUIET_S, Bench, other_subject, registration_claim
 
 KEY = "content"
 
@@ -223,3 +223,47 @@ def test_contents_that_cases_claimed_are_told_from_others(bench: Bench) -> None:
     assert bench.ledger.other_claims_with([KEY, "never seen"]) == {KEY}
     assert bench.ledger.other_claims_with([]) == set()
     assert bench.sql("SELECT kind FROM onboarding_claim") == [{"kind": ClaimKind.EXCEPTION.value}]
+
+
+def test_a_claim_that_is_held_says_so_and_a_settled_one_stays_settled(bench: Bench) -> None:
+    lease = bench.open_and_lease()
+    taken(bench, lease)
+    assert bench.claim(KEY)["state"] == "held"
+    do(bench, lease, lambda claim: claim.adopt("E1", []))
+    taken(bench, lease)
+    assert bench.claim(KEY)["state"] == "done"
+
+
+def test_the_lease_reaches_past_the_quiet_time_of_a_shared_intent(bench: Bench) -> None:
+    lease = bench.open_and_lease()
+    taken(bench, lease)
+    long = Intent(b"{}", LEASE_S + QUIET_S, {})
+    do(bench, lease, lambda claim: claim.intend(long))
+    assert bench.case(lease.case_id).lease_left_s >= LEASE_S + QUIET_S + 1.0
+
+
+def test_what_else_is_claimed_under_the_same_words_is_no_exception(bench: Bench) -> None:
+    lease = bench.open_and_lease()
+    bench.ledger.fenced(lease, lambda write: take_claims(write, [registration_claim("A", key=KEY)]))
+    assert bench.ledger.other_claims_with([KEY]) == set()
+
+
+@pytest.mark.parametrize("exception_id", ["E2", None])
+def test_a_decision_leaves_nothing_open_and_nobody_holding(bench: Bench, exception_id: str | None) -> None:
+    lease = bench.open_and_lease()
+    taken(bench, lease)
+
+    def before(claim: ExceptionClaim) -> None:
+        claim.intend(INTENT)
+        claim.absent()
+        claim.adopt("E1", ["E9"])
+
+    do(bench, lease, before)
+    do(bench, lease, lambda claim: claim.settle_by_decision(exception_id))
+    row = bench.claim(KEY)
+    assert (row["holder_case"], row["absences"], row["duplicates"], row["intent"]) == (None, 0, None, None)
+    known = exception_id is not None
+    assert (row["state"], row["effect_id"]) == ("done" if known else "free", exception_id)
+    assert (row["effect_seen_at"], row["effect_epoch"]) == (
+        (bench.clock.seconds, bench.clock.epoch) if known else (None, None)
+    )

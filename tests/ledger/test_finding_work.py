@@ -33,6 +33,30 @@ def test_due_cases_are_found_oldest_due_first_up_to_a_limit(bench: Bench) -> Non
     assert bench.ledger.find_due(limit=2) == [second, third]
 
 
+def test_only_cases_of_the_modes_that_are_asked_for_are_found(bench: Bench) -> None:
+    case_id = bench.open()
+    assert bench.ledger.find_due(limit=1, modes=["test"]) == [case_id]
+    assert bench.ledger.find_due(limit=1, modes=["training", "active"]) == []
+
+
+def test_a_draft_is_not_due(bench: Bench) -> None:
+    bench.open(draft=True)
+    assert bench.ledger.find_due(limit=1) == []
+
+
+def test_cases_of_another_batch_are_not_found(bench: Bench) -> None:
+    bench.open()
+    assert bench.ledger.find_due(limit=1, batch_id="NO SUCH BATCH") == []
+
+
+def test_a_case_that_leaves_says_why_and_holds_no_lease(bench: Bench) -> None:
+    lease = bench.open_and_lease()
+    bench.need_attention(lease)
+    (row,) = bench.sql("SELECT lease_owner, lease_until, lease_epoch FROM onboarding_case")
+    assert set(row.values()) == {None}
+    assert (bench.last_event(lease.case_id).kind, bench.last_event(lease.case_id).code) == ("case_attention", "LOOK")
+
+
 def test_a_parked_case_is_found_when_it_is_due_and_not_before(bench: Bench) -> None:
     lease = bench.open_and_lease()
     bench.park(lease, 3600)
