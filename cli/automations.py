@@ -27,6 +27,8 @@ def missing_heartbeats(flow_names: list[str], within_s: float | None = None) -> 
     """Runs of these flows of which nothing was heard for three heartbeats are set to Crashed. Nothing is run again by it.
 
     Any event of the run counts, so one that was suspended, paused or sent to wait after its last heartbeat is left alone.
+    Limit: a Prefect server on SQLite can lose an event for its automations when its database is busy at that instant ("database
+    is locked" in its log). A run whose pause was lost so is said to be Crashed; Prefect lets none leave a final state for it.
     """
     heartbeat_s = get_current_settings().flows.heartbeat_frequency or _DEFAULT_HEARTBEAT_S
     within = timedelta(seconds=within_s or _HEARTBEATS * heartbeat_s)
