@@ -79,16 +79,19 @@ async def settle(
 ) -> list[Mapping[str, Sequence[EventView]]]:
     """Resume whatever is due until nothing is left to do; the trails as they were in the first rounds and at the end.
 
-    ``attend``: a person, who is asked once nothing else is left to do, and says whether any case asked; and who resumes what
-    would wait for longer than ``LONGEST_WAIT_S``, since a decision does not wake those who waited for it. However slow the
+    ``attend``: a person, who is asked once nothing else is left to do, or everything waits for longer than
+    ``LONGEST_WAIT_S``, and says whether any case asked; if none did, the person resumes what waits so long. However slow the
     machine is, it goes on while something is written; nothing written for ``stuck_after_s`` although a case is due: it is stuck.
     """
     snapshots: list[Mapping[str, Sequence[EventView]]] = [trails(lab)]
     written, idle_since = 0, time.monotonic()
     while time.monotonic() - idle_since < stuck_after_s:
         waiting = lab.bench.ledger.cases(statuses=[CaseStatus.READY])
-        longest = attend is not None and min(map(_wait_s, waiting), default=0.0) > LONGEST_WAIT_S
-        for case_id in [case.id for case in waiting] if longest else await lab.bench.find_due(100):
+        if attend is not None and _all_wait_long(waiting):
+            await attend()
+            waiting = lab.bench.ledger.cases(statuses=[CaseStatus.READY])  # a decision wakes those who waited for it
+        resumed = attend is not None and _all_wait_long(waiting)
+        for case_id in [case.id for case in waiting] if resumed else await lab.bench.find_due(100):
             try:
                 async with lab.bench.session(case_id) as session:
                     if not isinstance(session, Held | Closed):
@@ -107,6 +110,10 @@ async def settle(
         await asyncio.sleep(pause_s)
         idle_since += pause_s  # nobody could have done anything meanwhile
     return [*snapshots, trails(lab)]
+
+
+def _all_wait_long(waiting: Sequence[CaseView]) -> bool:
+    return min(map(_wait_s, waiting), default=0.0) > LONGEST_WAIT_S
 
 
 def _wait_s(case: CaseView) -> float:

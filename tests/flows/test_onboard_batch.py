@@ -234,7 +234,8 @@ async def swept(lab: FlowLab) -> Ran:
 def places(lab: FlowLab) -> list[str]:
     folder = lab.bench.settings.inbox
     assert folder is not None
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+    found = (path for path in folder.rglob("*") if not path.is_dir() and path.name != ".lock")
+    return sorted(str(path.relative_to(folder)) for path in found)
 
 
 @pytest.mark.prefect
