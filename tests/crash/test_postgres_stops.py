@@ -147,7 +147,7 @@ async def test_runners_whose_leases_end_while_the_database_is_away_send_nothing_
         stoppable.start()
         say("PostgreSQL away past the leases", words, began)
         assert set(words["before commit"]) == {"CommitUnknown"}
-        assert set(words["elsewhere"]) <= {"LeaseLost", "StoreUnavailable", Ending.ONBOARDED}
+        assert set(words["elsewhere"]) <= {"LeaseLost", "StoreGone", Ending.ONBOARDED}
         assert audit(await judged(lab)) == []
 
 
@@ -162,7 +162,7 @@ async def test_an_answer_that_comes_while_the_database_is_away_is_found_out_late
             lab.control.release()
         said = [(await running.outcome).said for running in [*before, *after]]
         stoppable.start()
-        assert said == ["StoreUnavailable"] * 6
+        assert said == ["StoreGone"] * 6
         assert [audit(evidence) for evidence in await asyncio.gather(judged(one), judged(other))] == [[], []]
 
 

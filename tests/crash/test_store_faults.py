@@ -44,7 +44,7 @@ async def test_a_disk_that_is_full_from_any_commit_on_loses_nothing_and_repeats_
     words, problems = await fails_at_every_commit(runners, {}, Trouble.FULL)
     FIGURES.append(f"disk full: {words.total()} commits, {dict(words)}, {time.monotonic() - began:.0f} s")
     assert problems == []
-    assert words["StoreUnavailable"] >= 2, "the others needed no further page"
+    assert words["StoreGone"] >= 2, "the others needed no further page"
 
 
 @pytest.mark.postgres
