@@ -22,6 +22,10 @@ def run(work: Coroutine[Any, Any, int]) -> int:
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         return await work
 
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # as in a script's background: SIGTERM must stop it there, too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return asyncio.run(stoppable())
     except asyncio.CancelledError:

@@ -36,6 +36,20 @@ def test_a_run_that_is_stopped_in_the_middle_of_a_send_says_how_to_go_on_and_can
     assert shown["trail_problems"] == []
 
 
+def test_a_run_in_the_background_of_a_script_which_ignores_ctrl_c_is_stopped_by_sigterm(
+    installation: Installation,
+) -> None:
+    installation.fault("clinical_one", "hold", call="register_device", when="before")
+    ignoring = ("sh", "-c", "trap '' INT; exec \"$@\"", "sh")
+    with installation.started("subject", installation.request(), under=ignoring) as process:
+        installation.control.held(timeout_s=30)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "onboard resume CASE" in err
+    assert not installation.case()["being_worked"]
+
+
 def test_a_dry_run_can_be_stopped(installation: Installation) -> None:
     installation.fault("clinical_one", "hold", call="dispensation")
     with installation.started("subject", installation.request(), "--dry-run") as process:

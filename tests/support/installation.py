@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,11 +142,18 @@ class Installation:
 
     @contextmanager
     def started(
-        self, *words: str, variables: Mapping[str, str | None] | None = None, stdout: int | IO[str] = subprocess.PIPE
+        self,
+        *words: str,
+        variables: Mapping[str, str | None] | None = None,
+        stdout: int | IO[str] = subprocess.PIPE,
+        under: Sequence[str] = (),
     ) -> Iterator[subprocess.Popen[str]]:
-        """A command that is running, in a session of its own; killed at the end of the block if it still runs."""
+        """A command that is running, in a session of its own; killed at the end of the block if it still runs.
+
+        ``under``: a command that becomes it.
+        """
         process = subprocess.Popen(
-            [*COMMAND, *words],
+            [*under, *COMMAND, *words],
             env=self.changed(variables),
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
