@@ -64,6 +64,11 @@ def test_a_batch_that_no_deployment_can_share_says_so(audited: Installation, obs
     assert audited.effects() == []
 
 
+def is_at_work(server: Server) -> bool:
+    """Whether a worker has a child that works for it."""
+    return bool(psutil.Process(server.process.pid).children())
+
+
 def test_workers_share_a_batch_and_one_that_is_killed_with_its_children_delays_only_its_chunk(
     audited: Installation, observing_server: PrefectServer
 ) -> None:
@@ -79,11 +84,11 @@ def test_workers_share_a_batch_and_one_that_is_killed_with_its_children_delays_o
     path = many(audited, subjects)
     with (
         worker(audited.environment, audited.folder / "first") as first,
-        worker(audited.environment, audited.folder / "second"),
+        worker(audited.environment, audited.folder / "second") as second,
         audited.started("batch", str(path)) as process,
     ):
         audited.control.effects(at_least=20, timeout_s=_ENDS_S)
-        assert kill_with_children(first) >= 2, "it was at work"
+        assert kill_with_children(first if is_at_work(first) else second) >= 2, "it was at work"
         out, err = process.communicate(timeout=_ENDS_S)
     assert process.returncode == 0, out + err
     assert outcomes(path) == {"done": subjects}

@@ -132,12 +132,12 @@ def work_a_batch(watched: Watched) -> None:
     bad = personal(9, registration__participant={**participant(9), "birthDate": MARKER})
     source.write_text(json_lines([personal(1), personal(5), bad]), "utf-8")
     for words in (("--dry-run",), ("--dry-run", "--json"), (), ("--json",), ("--skip-bad",), ("--skip-bad", "--json")):
-        assert watched.run("batch", str(source), *words).status in (2, 3, 4)
+        ran = watched.run("batch", str(source), *words)
+        assert ran.status in (2, 3, 4)
     for made in ("results", "plan"):
         source.with_name(f"{source.stem}.{made}.csv").rename(here.folder / f"batch.{made}.csv")
     assert MARKER in source.with_name(f"{source.stem}.errors.jsonl").read_text("utf-8"), "rows to mend are as they were"
-    (batch,) = {case["batch"] for case in here.cases() if case["batch"]}
-    watched.run("status", "--batch", batch)
+    watched.run("status", "--batch", ran.json_lines[-1]["batch"])
 
 
 def look_at_everything(watched: Watched) -> None:
