@@ -129,7 +129,8 @@ def play_all(cells: Sequence[Cell], folder: Path) -> Results:
 async def play(cell: Cell, folder: Path) -> Played:
     """Play one cell in a laboratory of its own."""
     # Only what is to run into the deadline needs a short one; on a busy machine others would run into it too.
-    timeout_s = 6.0 if cell.meaning == "refused" and cell.lead_in is None else 1.2
+    answered = cell.meaning in ("refused", "recovered", "not_yet", "login_refused") and cell.lead_in is None
+    timeout_s = 6.0 if answered else 1.2
     settings: dict[str, Any] = {"request_timeout_seconds": timeout_s, "settle_seconds": 0.1}
     async with laboratory(folder, switches=cell.fault.switches, **settings) as lab:
         whole = cloud_to_cloud() if cell.connection == "cloud_to_cloud" else example()
