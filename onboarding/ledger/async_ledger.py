@@ -1,11 +1,13 @@
-"""The ledger for asyncio: its calls run in a thread, and writes that wait at the same time go into one transaction.
+"""The ledger for asyncio: its calls run in threads, and writes that wait at the same time go into one transaction.
 
-Nothing is held back for company: whatever arrives while one transaction commits goes into the next.
+Nothing is held back for company: whatever arrives while one transaction commits goes into the next. A case whose row another
+transaction holds waits for it by itself, and so do the case's later writes, in their order; no other case waits with it.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from onboarding.keys import LedgerKey
@@ -13,7 +15,7 @@ from onboarding.ledger.claims import ClaimKey
 from onboarding.ledger.leasing import Closed, Runner
 from onboarding.ledger.ledger import Ledger
 from onboarding.ledger.opening import Addresses
-from onboarding.ledger.together import Fenced, Taking
+from onboarding.ledger.together import ALONE, Fenced, Taking
 from onboarding.ledger.views import Held
 from onboarding.ledger.writes import CaseWrite, Lease
 
@@ -30,7 +32,7 @@ class AsyncLedger:
 
     Args:
         ledger: the ledger.
-        in_thread: runs a call in a thread and gives its result; one call at a time is enough for the writes.
+        in_thread: runs a call in a thread and gives its result.
     """
 
     def __init__(self, ledger: Ledger, in_thread: InThread) -> None:
@@ -39,6 +41,8 @@ class AsyncLedger:
         self._first: deque[_Waiting] = deque()
         self._waiting: deque[_Waiting] = deque()
         self._writing: asyncio.Task[None] | None = None
+        self._alone: dict[str, deque[_Waiting]] = {}
+        self._alone_tasks: set[asyncio.Task[None]] = set()
 
     @property
     def key(self) -> LedgerKey:
@@ -80,18 +84,47 @@ class AsyncLedger:
     async def _write_all(self) -> None:
         try:
             while self._first or self._waiting:
-                await self._write_some()
+                some = [
+                    queue.popleft()
+                    for queue in (self._first, self._waiting)
+                    for _ in range(min(len(queue), MOST_AT_ONCE))
+                ]
+                self._set_apart(one for one in some if one[0].case_id in self._alone)
+                if together := [one for one in some if one[0].case_id not in self._alone]:
+                    self._set_apart(await self._write(together))
         finally:
             self._writing = None
 
-    async def _write_some(self) -> None:
-        some = [queue.popleft() for queue in (self._first, self._waiting) for _ in range(min(len(queue), MOST_AT_ONCE))]
+    async def _write(self, some: Sequence[_Waiting], *, wait: bool = False) -> list[_Waiting]:
+        """One transaction. Gives back what is to be done alone."""
+        works = [work for work, _ in some]
         try:
-            results = await self._in_thread(self._ledger.work_together, [work for work, _ in some])
+            results = await self._in_thread(partial(self._ledger.work_together, wait=wait), works)
         except Exception as error:  # noqa: BLE001 - whatever it was, nobody is to wait for ever
             results = [error] * len(some)
         for (_, done), result in zip(some, results, strict=True):
-            _settle(done, result)
+            if result is not ALONE:
+                _settle(done, result)
+        return [one for one, result in zip(some, results, strict=True) if result is ALONE]
+
+    def _set_apart(self, some: Iterable[_Waiting]) -> None:
+        """Do these one by one, those of one case in their order: two at a time would mix up what its lease remembers."""
+        for one in some:
+            case_id = one[0].case_id
+            if case_id not in self._alone:
+                self._alone[case_id] = deque()
+                task = asyncio.create_task(self._write_alone(case_id))
+                self._alone_tasks.add(task)
+                task.add_done_callback(self._alone_tasks.discard)
+            self._alone[case_id].append(one)
+
+    async def _write_alone(self, case_id: str) -> None:
+        queue = self._alone[case_id]
+        try:
+            while queue:
+                await self._write([queue.popleft()], wait=True)
+        finally:
+            del self._alone[case_id]
 
 
 def _settle(done: "asyncio.Future[Any]", result: Any) -> None:

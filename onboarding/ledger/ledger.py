@@ -115,12 +115,12 @@ class Ledger:
         result: T = self._one(Fenced(lease, change, claims))
         return result
 
-    def work_together(self, works: Sequence[Taking | Fenced[Any]]) -> list[Any]:
-        """Do this work on many cases in one transaction; each fails alone. Returns results, or the exceptions to raise."""
-        return together.work_together(self.store, self.key, works)
+    def work_together(self, works: Sequence[Taking | Fenced[Any]], *, wait: bool = False) -> list[Any]:
+        """Do this work on many cases in one transaction; each fails alone. See ``together.work_together``."""
+        return together.work_together(self.store, self.key, works, wait=wait)
 
     def _one(self, work: Taking | Fenced[T]) -> Any:
-        (done,) = self.work_together([work])
+        (done,) = self.work_together([work], wait=True)
         if isinstance(done, BaseException):
             raise done
         return done

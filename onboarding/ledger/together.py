@@ -22,8 +22,8 @@ from onboarding.ledger.writes import CaseWrite, Lease
 
 T = TypeVar("T")
 Clock = tuple[str, float]
-_SKIPPED: Final = object()
-"""Another transaction holds the case's row: the part is done alone, where waiting for it keeps nobody else up."""
+ALONE: Final = object()
+"""In place of a result: nothing was written, and the work is to be done alone, where it keeps nobody else waiting."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,6 @@ class Taking:
     runner: Runner
     addresses: Addresses
     retry: bool = False
-    claims: Sequence[ClaimKey] = ()
-
-    def forget(self) -> None:
-        """Nothing is remembered of a case that is not leased."""
 
 
 @dataclass(frozen=True)
@@ -59,30 +55,31 @@ class Fenced(Generic[T]):
         self.lease.steps.clear()
 
 
-def work_together(store: Store, key: LedgerKey, works: Sequence[Taking | Fenced[Any]]) -> list[Any]:
+def work_together(
+    store: Store, key: LedgerKey, works: Sequence[Taking | Fenced[Any]], *, wait: bool = False
+) -> list[Any]:
     """Do all of it in one transaction, in this order. Returns for each its result, or the exception to raise.
 
-    What one case's part raises is its own: nothing of that part is written. When the transaction as a whole cannot be
-    done, each part is tried alone, so that what is wrong with one (a row that somebody else holds) does not fail the rest.
+    What one case's part raises is its own: nothing of that part is written. ``ALONE`` stands for a part that had to be left
+    out because another transaction holds its case's row, or for each part if the transaction as a whole cannot be done.
+    With ``wait`` such a row is waited for instead.
     """
     try:
-        done = _in_one(store, key, works)
+        return _in_one(store, key, works, wait=wait)
     except CommitUnknown as error:
         for work in works:
-            work.forget()
+            if isinstance(work, Fenced):
+                work.forget()
         return [CommitUnknown(str(error)) for _ in works]
     except Exception as error:  # noqa: BLE001 - whatever it was, it is handed to whom it belongs
         if len(works) == 1:
             return [error]
         if isinstance(error, StoreGone):  # each alone would only wait as long again
             return [StoreGone(str(error)) for _ in works]
-        done = [_SKIPPED] * len(works)
-    return [
-        work_together(store, key, [work])[0] if one is _SKIPPED else one for work, one in zip(works, done, strict=True)
-    ]
+        return [ALONE] * len(works)
 
 
-def _in_one(store: Store, key: LedgerKey, works: Sequence[Taking | Fenced[Any]]) -> list[Any]:
+def _in_one(store: Store, key: LedgerKey, works: Sequence[Taking | Fenced[Any]], *, wait: bool) -> list[Any]:
     before = boot_seconds()
 
     def change(connection: Connection) -> list[_Part]:
@@ -91,10 +88,12 @@ def _in_one(store: Store, key: LedgerKey, works: Sequence[Taking | Fenced[Any]])
         rows = Rows(
             connection,
             cases=[work.case_id for work in works],
-            claims=[(claim.kind.value, claim.key) for work in works for claim in work.claims],
+            claims=[
+                (claim.kind.value, claim.key) for work in works if isinstance(work, Fenced) for claim in work.claims
+            ],
             known={work.case_id: work.lease.case for work in works if isinstance(work, Fenced) and work.lease.case},
             taken=[work.case_id for work in works if isinstance(work, Taking)],
-            skip_locked=len(works) > 1,
+            skip_locked=not wait,
         )
         clock = store.clock(connection)
         parts = [_part(rows, key, clock, work, alone=len(works) == 1) for work in works]
@@ -125,7 +124,7 @@ class _Part:
 
 def _part(rows: Rows, key: LedgerKey, clock: Clock, work: Taking | Fenced[Any], *, alone: bool) -> _Part:
     if rows.skipped(work.case_id):
-        return _Part(_SKIPPED)
+        return _Part(ALONE)
     try:
         return _take(rows, key, clock, work) if isinstance(work, Taking) else _write(rows, key, clock, work)
     except SQLAlchemyError:

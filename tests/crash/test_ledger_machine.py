@@ -201,7 +201,7 @@ class LedgerMachine(RuleBasedStateMachine):
         able = [runner for runner in several if runner.step is None and runner.boot == self.boots]
         owns = [self._owns(runner) for runner in able]
         works = [Fenced(runner.lease, begin_next(self.world, saw_none=runner.saw_none)) for runner in able]
-        for runner, mine, result in zip(able, owns, self.bench.ledger.work_together(works), strict=True):
+        for runner, mine, result in zip(able, owns, self.bench.together(works), strict=True):
             assert mine or isinstance(result, LeaseLost), "a runner that was overtaken wrote, with another's help"
             runner.saw_none = False
             if isinstance(result, CaseContradicted):

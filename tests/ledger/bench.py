@@ -1,7 +1,7 @@
 """What the ledger's tests share: a ledger with a clock that is set by hand, and short words for common moves."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from onboarding.ledger.ledger import Ledger
 from onboarding.ledger.opening import Addresses, Opened
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
 from onboarding.ledger.step_writes import StepWrite
+from onboarding.ledger.together import ALONE, Fenced, Taking
 from onboarding.ledger.views import CaseView, EventView, Held, Intent, StepView
 from onboarding.ledger.writes import CaseWrite, Lease
 from onboarding.request import OnboardingRequest
@@ -132,6 +133,14 @@ class Bench:
             StepStatus.UNKNOWN: lambda s: s.inconclusive("CHANGED_BY_SOMEONE_ELSE"),
         }
         self.do(lease, step, moves[status])
+
+    def together(self, works: Sequence[Taking | Fenced[Any]]) -> list[Any]:
+        """Work on many cases at once, and what has to be done alone after that, as a runner would."""
+        results = self.ledger.work_together(works)
+        return [
+            self.ledger.work_together([work], wait=True)[0] if result is ALONE else result
+            for work, result in zip(works, results, strict=True)
+        ]
 
     def need_attention(self, lease: Lease) -> None:
         self.ledger.fenced(lease, lambda write: write.need_attention("LOOK"))

@@ -17,7 +17,7 @@ from onboarding.ledger.leasing import Runner
 from onboarding.ledger.ledger import Ledger
 from onboarding.ledger.states import CaseStatus, StepStatus
 from onboarding.ledger.store import CommitUnknown, Store, StoreBusy, StoreGone, StoreUnavailable
-from onboarding.ledger.together import Fenced, Taking
+from onboarding.ledger.together import ALONE, Fenced, Taking
 from onboarding.ledger.views import Held
 from onboarding.ledger.writes import CaseWrite, Lease
 from tests.ledger.bench import (
@@ -43,7 +43,7 @@ def cases(bench: Bench, count: int) -> list[str]:
 
 
 def leases(bench: Bench, count: int) -> list[Lease]:
-    taken = bench.ledger.work_together([Taking(case_id, RUNNER, ADDRESSES) for case_id in cases(bench, count)])
+    taken = bench.together([Taking(case_id, RUNNER, ADDRESSES) for case_id in cases(bench, count)])
     assert all(isinstance(lease, Lease) for lease in taken)
     return taken
 
@@ -69,12 +69,20 @@ def commits(told: threading.Event | None = None) -> Iterator[list[None]]:
         event.remove(Engine, "commit", count)
 
 
+@contextmanager
+def holding(bench: Bench, case_id: str) -> Iterator[None]:
+    """Somebody else's transaction has the case's row locked."""
+    with bench.engine.connect() as somebody:
+        somebody.exec_driver_sql(f"SELECT 1 FROM onboarding_case WHERE id = '{case_id}' FOR UPDATE")
+        yield
+
+
 def test_many_cases_are_taken_and_written_with_one_commit_each(bench: Bench) -> None:
     opened = cases(bench, 20)
     with commits() as seen:
-        taken = bench.ledger.work_together([Taking(case_id, RUNNER, ADDRESSES) for case_id in opened])
+        taken = bench.together([Taking(case_id, RUNNER, ADDRESSES) for case_id in opened])
         assert len(seen) == 1
-        bench.ledger.work_together([Fenced(lease, register) for lease in taken])
+        bench.together([Fenced(lease, register) for lease in taken])
         assert len(seen) == 2
     for case_id in opened:
         assert bench.step(case_id, REGISTRATION).status is StepStatus.DONE
@@ -84,14 +92,14 @@ def test_many_cases_are_taken_and_written_with_one_commit_each(bench: Bench) -> 
 def test_each_result_stands_where_its_work_stood(bench: Bench) -> None:
     held = leases(bench, 3)
     works = [Fenced(lease, lambda write: write.lease.case_id) for lease in held]
-    assert bench.ledger.work_together(works) == [lease.case_id for lease in held]
+    assert bench.together(works) == [lease.case_id for lease in held]
 
 
 def test_a_lost_fence_fails_its_own_case_only(bench: Bench) -> None:
     first, lost, last = leases(bench, 3)
     bench.clock.advance(LEASE_S + 1)
     bench.lease(lost.case_id)
-    done = bench.ledger.work_together([Fenced(lease, register) for lease in (first, lost, last)])
+    done = bench.together([Fenced(lease, register) for lease in (first, lost, last)])
     assert [type(one) for one in done] == [type(None), LeaseLost, type(None)]
     statuses = [bench.step(lease.case_id, REGISTRATION).status for lease in (first, lost, last)]
     assert statuses == [StepStatus.DONE, StepStatus.PENDING, StepStatus.DONE]
@@ -106,7 +114,7 @@ def test_a_part_that_raises_halfway_leaves_nothing_of_its_own(bench: Bench) -> N
         raise ZeroDivisionError
 
     before = bench.ledger.events(bad.case_id)
-    done = bench.ledger.work_together([Fenced(bad, halfway), Fenced(good, register)])
+    done = bench.together([Fenced(bad, halfway), Fenced(good, register)])
     assert isinstance(done[0], ZeroDivisionError)
     assert bench.ledger.events(bad.case_id) == before
     assert bench.step(bad.case_id, REGISTRATION).status is StepStatus.PENDING
@@ -122,7 +130,7 @@ def test_what_the_database_refuses_of_one_case_is_not_refused_to_the_others(benc
         write.step(REGISTRATION).found({})
         write.step(REGISTRATION).row["status"] = "no such status"
 
-    done = bench.ledger.work_together([Fenced(bad, impossible), Fenced(good, register)])
+    done = bench.together([Fenced(bad, impossible), Fenced(good, register)])
     assert isinstance(done[0], Exception)
     assert bench.step(bad.case_id, REGISTRATION).status is StepStatus.PENDING
     assert bench.step(good.case_id, REGISTRATION).status is StepStatus.DONE
@@ -132,7 +140,7 @@ def test_a_late_answer_that_says_otherwise_stops_its_own_case_only(bench: Bench)
     good, contradicted = leases(bench, 2)
     answer = {"step": "registration", "attempt": 1, "fence": 1, "says": "applied", "code": "UPDATED"}
     bench.ledger.keep_late_answer(contradicted.case_id, "runner", answer)
-    done = bench.ledger.work_together([Fenced(lease, register) for lease in (contradicted, good)])
+    done = bench.together([Fenced(lease, register) for lease in (contradicted, good)])
     assert isinstance(done[0], CaseContradicted)
     assert bench.case(contradicted.case_id).status is CaseStatus.ATTENTION
     assert bench.step(good.case_id, REGISTRATION).status is StepStatus.DONE
@@ -141,7 +149,7 @@ def test_a_late_answer_that_says_otherwise_stops_its_own_case_only(bench: Bench)
 def test_two_writes_to_one_case_see_each_other(bench: Bench) -> None:
     (lease,) = leases(bench, 1)
     works: list[Fenced[Any]] = [Fenced(lease, register), Fenced(lease, lambda write: write.step(REGISTRATION).status)]
-    assert bench.ledger.work_together(works) == [None, StepStatus.DONE]
+    assert bench.together(works) == [None, StepStatus.DONE]
     assert bench.ledger.trail_problems(lease.case_id) == []
 
 
@@ -153,7 +161,7 @@ def test_what_one_case_takes_another_finds_taken_in_the_same_transaction(bench: 
         return lambda write: take_claims(write, [registration_claim(bound_to)])
 
     works = [Fenced(first, of("A"), [claim]), Fenced(second, of("B"), [claim]), Fenced(second, of("A"), [claim])]
-    taken, refused, held = bench.ledger.work_together(works)
+    taken, refused, held = bench.together(works)
     assert taken is None
     assert isinstance(refused, IdentityConflict)
     assert isinstance(held, Held)
@@ -165,7 +173,7 @@ def test_what_one_case_settles_another_finds_settled_in_the_same_transaction(ben
     claim = registration_claim("A")
     bench.ledger.fenced(first, lambda write: take_claims(write, [claim]))
     works: list[Fenced[Any]] = [Fenced(first, register), Fenced(second, lambda write: take_claims(write, [claim]))]
-    assert bench.ledger.work_together(works) == [None, None]
+    assert bench.together(works) == [None, None]
     row = bench.claim("registration 1")
     assert (row["state"], row["holder_case"], row["effect_id"]) == ("done", second.case_id, first.case_id)
 
@@ -193,7 +201,7 @@ def test_an_exception_goes_from_case_to_case_in_one_transaction(bench: Bench) ->
         claim.give_back()
         return found
 
-    assert bench.ledger.work_together([Fenced(first, through), Fenced(second, through)]) == [None, "E1"]
+    assert bench.together([Fenced(first, through), Fenced(second, through)]) == [None, "E1"]
 
 
 def test_an_exception_that_a_case_holds_is_held_for_the_next_in_the_same_transaction(bench: Bench) -> None:
@@ -204,7 +212,7 @@ def test_an_exception_that_a_case_holds_is_held_for_the_next_in_the_same_transac
         return taken.by_case if isinstance(taken, Held) else "mine"
 
     works = [Fenced(first, take), Fenced(second, take)]
-    assert bench.ledger.work_together(works) == ["mine", first.case_id]
+    assert bench.together(works) == ["mine", first.case_id]
     with_it = bench.ledger.fenced(first, lambda write: ExceptionClaim.seen(write, "content").is_mine)
     without = bench.ledger.fenced(second, lambda write: ExceptionClaim.seen(write, "content").is_mine)
     assert (with_it, without) == (True, False)
@@ -229,21 +237,21 @@ def test_a_claim_is_settled_once_its_id_is_known_and_nothing_is_open(bench: Benc
 
 def test_a_case_that_is_not_there_does_not_keep_others_from_being_taken(bench: Bench) -> None:
     (there,) = cases(bench, 1)
-    missing, taken = bench.ledger.work_together([Taking(case_id, RUNNER, ADDRESSES) for case_id in ("NONE", there)])
+    missing, taken = bench.together([Taking(case_id, RUNNER, ADDRESSES) for case_id in ("NONE", there)])
     assert isinstance(missing, LedgerError)
     assert isinstance(taken, Lease)
 
 
 def test_a_case_of_a_mode_that_is_not_allowed_is_not_taken(bench: Bench) -> None:
     (case_id,) = cases(bench, 1)
-    (refused,) = bench.ledger.work_together([Taking(case_id, Runner("r", LEASE_S, modes=("training",)), ADDRESSES)])
+    (refused,) = bench.together([Taking(case_id, Runner("r", LEASE_S, modes=("training",)), ADDRESSES)])
     assert isinstance(refused, BadInput)
     assert bench.case(case_id).takings == 0
 
 
 def test_a_case_of_a_mode_that_is_allowed_is_taken(bench: Bench) -> None:
     (case_id,) = cases(bench, 1)
-    (taken,) = bench.ledger.work_together([Taking(case_id, Runner("r", LEASE_S, modes=("test",)), ADDRESSES)])
+    (taken,) = bench.together([Taking(case_id, Runner("r", LEASE_S, modes=("test",)), ADDRESSES)])
     assert isinstance(taken, Lease)
 
 
@@ -254,23 +262,15 @@ def test_a_taken_case_carries_its_request(bench: Bench) -> None:
 
 
 @pytest.mark.postgres
-def test_a_case_whose_row_somebody_holds_keeps_no_other_waiting(postgres_bench: Bench) -> None:
+def test_a_case_whose_row_somebody_holds_is_left_to_be_done_alone(postgres_bench: Bench) -> None:
     bench = postgres_bench
     free, locked = leases(bench, 2)
-    works = [Fenced(lease, register) for lease in (locked, free)]
-    done: list[Any] = []
-    with bench.engine.connect() as somebody:
-        somebody.exec_driver_sql(f"SELECT 1 FROM onboarding_case WHERE id = '{locked.case_id}' FOR UPDATE")
-        committed = threading.Event()
-        thread = threading.Thread(target=lambda: done.extend(bench.ledger.work_together(works)))
-        with commits(committed):
-            thread.start()
-            assert committed.wait(20)
+    with holding(bench, locked.case_id):
+        done = bench.ledger.work_together([Fenced(lease, register) for lease in (locked, free)])
+        assert done == [ALONE, None]
         assert bench.step(free.case_id, REGISTRATION).status is StepStatus.DONE
-        assert bench.step(locked.case_id, REGISTRATION).status is StepStatus.PENDING
-    thread.join(20)
-    assert done == [None, None]
-    assert bench.step(locked.case_id, REGISTRATION).status is StepStatus.DONE
+    assert bench.step(locked.case_id, REGISTRATION).status is StepStatus.PENDING
+    assert bench.together([Fenced(locked, register)]) == [None]
 
 
 @pytest.mark.postgres
@@ -311,13 +311,11 @@ def test_after_a_commit_of_unknown_outcome_each_case_is_read_anew(postgres_bench
         "CREATE CONSTRAINT TRIGGER cut AFTER INSERT ON onboarding_event DEFERRABLE INITIALLY DEFERRED "
         "FOR EACH ROW EXECUTE FUNCTION cut()"
     )
-    done = bench.ledger.work_together([Fenced(lease, register) for lease in held])
+    done = bench.together([Fenced(lease, register) for lease in held])
     assert [type(one) for one in done] == [CommitUnknown, CommitUnknown]
     bench.sql("DROP TRIGGER cut ON onboarding_event")
     assert all(lease.known(REGISTRATION) is None for lease in held)
-    looked = bench.ledger.work_together(
-        [Fenced(lease, lambda write: write.step(REGISTRATION).status) for lease in held]
-    )
+    looked = bench.together([Fenced(lease, lambda write: write.step(REGISTRATION).status) for lease in held])
     assert looked == [StepStatus.PENDING, StepStatus.PENDING]
 
 
@@ -376,22 +374,7 @@ def test_a_database_that_is_out_of_reach_is_asked_once_for_all(sqlite_bench: Ben
     patient.close()
     assert [type(one) for one in done] == [StoreGone] * 5
     assert took_s < 5 * 0.3
-    assert bench.ledger.work_together([Fenced(lease, register) for lease in held]) == [None] * 5
-
-
-@pytest.mark.postgres
-def test_a_row_that_is_locked_for_too_long_fails_its_own_case_only(postgres_bench: Bench) -> None:
-    bench = postgres_bench
-    free, locked = leases(bench, 2)
-    url = bench.ledger.store.url.render_as_string(hide_password=False)
-    impatient = Store(url, clock=bench.clock, busy_seconds=0.3)
-    with bench.engine.connect() as somebody:
-        somebody.exec_driver_sql(f"SELECT 1 FROM onboarding_case WHERE id = '{locked.case_id}' FOR UPDATE")
-        done = Ledger(impatient, bench.ledger.key).work_together([Fenced(lease, register) for lease in (locked, free)])
-    impatient.close()
-    assert isinstance(done[0], StoreUnavailable)
-    assert not isinstance(done[0], StoreGone)
-    assert done[1] is None
+    assert bench.together([Fenced(lease, register) for lease in held]) == [None] * 5
 
 
 # The ledger for asyncio
@@ -485,3 +468,60 @@ async def test_a_writer_that_cannot_run_tells_whoever_waits(bench: Bench) -> Non
         await shared.fenced(lease, register)
     with pytest.raises(StoreUnavailable):  # and the next one too, instead of waiting for ever
         await shared.fenced(lease, register)
+
+
+@pytest.mark.postgres
+async def test_a_row_that_is_locked_for_too_long_fails_its_own_case_only(postgres_bench: Bench) -> None:
+    bench = postgres_bench
+    free, locked = leases(bench, 2)
+    url = bench.ledger.store.url.render_as_string(hide_password=False)
+    impatient = Store(url, clock=bench.clock, busy_seconds=0.3)
+    shared = AsyncLedger(Ledger(impatient, bench.ledger.key), asyncio.to_thread)
+    with holding(bench, locked.case_id):
+        done = await asyncio.gather(
+            *(shared.fenced(lease, register) for lease in (locked, free)), return_exceptions=True
+        )
+    impatient.close()
+    assert isinstance(done[0], StoreUnavailable)
+    assert not isinstance(done[0], StoreGone)
+    assert done[1] is None
+
+
+@pytest.mark.postgres
+async def test_a_case_that_waits_for_its_row_keeps_no_other_write_waiting(postgres_bench: Bench) -> None:
+    bench = postgres_bench
+    locked, *free = leases(bench, 3)
+    shared = AsyncLedger(bench.ledger, asyncio.to_thread)
+    with holding(bench, locked.case_id):
+        waiting = asyncio.create_task(shared.fenced(locked, register))
+        await asyncio.sleep(0)  # it goes first, by itself
+        await asyncio.gather(*(shared.fenced(lease, register) for lease in free))
+        for lease in free:
+            await shared.renew(lease)
+        assert not waiting.done()
+    await waiting
+    assert bench.step(locked.case_id, REGISTRATION).status is StepStatus.DONE
+
+
+@pytest.mark.postgres
+async def test_later_writes_of_a_case_that_waits_for_its_row_keep_their_order(postgres_bench: Bench) -> None:
+    bench = postgres_bench
+    locked, free = leases(bench, 2)
+    shared = AsyncLedger(bench.ledger, asyncio.to_thread)
+    done: list[int] = []
+
+    async def write(number: int, change: Callable[[CaseWrite], Any]) -> None:
+        await shared.fenced(locked, change)
+        done.append(number)
+
+    with holding(bench, locked.case_id):
+        writes = [asyncio.create_task(write(0, lambda w: w.step(REGISTRATION).intend(INTENT)))]
+        await shared.fenced(free, register)
+        writes.append(asyncio.create_task(write(1, lambda w: w.step(REGISTRATION).applied({}, code="UPDATED"))))
+        writes.append(asyncio.create_task(write(2, lambda w: w.step(DISPENSATION).found({}))))
+        await shared.renew(free)
+        assert done == []
+    await asyncio.gather(*writes)
+    assert done == [0, 1, 2]
+    assert bench.ledger.trail_problems(locked.case_id) == []
+    assert locked.steps[DISPENSATION]["status"] == StepStatus.DONE
