@@ -152,10 +152,9 @@ class Workbench:
         taking = asyncio.ensure_future(self.shared.take(case_id, self.runner, self.systems.addresses, retry=retry))
         try:
             taken = await asyncio.shield(taking)
-        except (
-            asyncio.CancelledError
-        ):  # a signal: what was taken meanwhile is given back, or it would be held for nothing
-            if isinstance(lease := await taking, Lease):
+        except asyncio.CancelledError:  # a signal: what was taken meanwhile is given back, lest it be held for nothing
+            await asyncio.wait({taking})
+            if taking.exception() is None and isinstance(lease := taking.result(), Lease):
                 await self._session(lease).abandon()
             raise
         if isinstance(taken, Held | Closed):
