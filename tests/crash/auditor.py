@@ -172,17 +172,21 @@ def trails_whole(evidence: Evidence) -> Iterator[str]:
 
 
 def attempts_bounded(evidence: Evidence) -> Iterator[str]:
-    """No counter passes its limit. An exception's sends are counted anew for all its cases when one asks for a person."""
+    """No counter passes its limit. A shared exception's sends are counted anew when one of its cases asks for a person."""
     limits = evidence.limits
-    events = [event for trail in evidence.trails.values() for event in trail]
-    asked = sum(event.step == StepName.DND_EXCEPTION and event.code == "SENDS_USED_UP" for event in events)
-    for case in evidence.cases.values():
+    for case_id, case in evidence.cases.items():
         for name, step in case.steps.items():
-            sends = limits.sends * (1 + (asked if name is StepName.DND_EXCEPTION else 0))
+            sends = limits.sends
+            if name is StepName.DND_EXCEPTION:
+                events = (event for one in evidence.same_exception(case_id) for event in evidence.trails[one])
+                sends *= 1 + sum(event.step == name and event.code == "SENDS_USED_UP" for event in events)
             if step.intent.absences > sends or step.intent.probes > limits.probes:
                 yield f"case {case.id}: {name} was tried {step.intent.absences} and probed {step.intent.probes} times"
         if case.idle_takings > limits.idle_takings + 1:
             yield f"case {case.id} was taken {case.idle_takings} times without progress"
+    for key, absences in evidence.absences.items():
+        if absences > limits.sends:
+            yield f"exception {key[:12]} was sent {absences} times before a person was asked"
 
 
 def all_settled(evidence: Evidence) -> Iterator[str]:

@@ -12,8 +12,12 @@ from math import inf
 from pathlib import Path
 from typing import Any, Final
 
+from sqlalchemy import select
+
 from onboarding.identifiers import same_id
 from onboarding.intake import IntakeRequest
+from onboarding.ledger.claims import ClaimKind
+from onboarding.ledger.columns import CLAIMS
 from onboarding.ledger.ledger import Ledger
 from onboarding.ledger.states import StepName
 from onboarding.ledger.views import CaseView, EventView
@@ -60,6 +64,7 @@ class Evidence:
         settled: whether faults have stopped and everything had time to come to rest.
         for_a_person: reason codes with which a case may ask for a person, who may have decided since.
         quiet_s: the quiet time of an intent whose trail entry does not tell it (that of a shared exception), seconds.
+        absences: of each exception that cases share, how often a send of it was proven absent since a person was asked.
     """
 
     effects: Sequence[Mapping[str, Any]]
@@ -74,6 +79,12 @@ class Evidence:
     settled: bool = True
     for_a_person: frozenset[str] = frozenset()
     quiet_s: float = inf
+    absences: Mapping[str, int] = field(default_factory=dict)
+
+    def same_exception(self, case_id: str) -> list[str]:
+        """The cases that ask for the same exception as this one, itself included; none if it asks for none."""
+        content = exception_content(self.asked[case_id])
+        return [one for one, asked in self.asked.items() if content and exception_content(asked) == content]
 
     def effects_of(self, case_id: str, step: StepName) -> list[Mapping[str, Any]]:
         """The effects on what this case's step is about."""
@@ -98,6 +109,14 @@ def gather(ledger: Ledger, control: SandboxControl, effect_log: Path, **known: A
         trails={case_id: ledger.events(case_id) for case_id in cases},
         asked={case_id: ledger.request(case_id) for case_id in cases},
         broken={case_id: ledger.trail_problems(case_id) for case_id in cases},
+        absences=ledger.store.read(
+            lambda c: {
+                str(key): int(count)
+                for key, count in c.execute(
+                    select(CLAIMS.c.key, CLAIMS.c.absences).where(CLAIMS.c.kind == ClaimKind.EXCEPTION)
+                )
+            }
+        ),
         **known,
     )
 
@@ -118,12 +137,14 @@ def is_about(entry: Mapping[str, Any], asked: IntakeRequest, step: StepName, *, 
         return asked.registration is not None and key.get("registration_id") == asked.registration.id
     if step is StepName.DEVICE:
         return asked.device is not None and same_id(str(key.get("inventory_id")), asked.device.inventory_id)
+    content = exception_content(asked)
+    return content is not None and bool(key.get("content_sha256") == content)
+
+
+def exception_content(asked: IntakeRequest) -> str | None:
+    """The digest by which the sandbox knows the exception that is asked for."""
     section = asked.dnd_exception
-    if section is None:
-        return False
-    return bool(
-        key.get("content_sha256") == _content(json.dumps(section.body(), default=float))
-    )  # plain, as on the wire
+    return None if section is None else _content(json.dumps(section.body(), default=float))  # plain, as on the wire
 
 
 @lru_cache

@@ -89,6 +89,14 @@ def with_step(name: StepName, change: Callable[[StepView], StepView]) -> Plant:
     return plant
 
 
+def with_exceptions_sent(times: int) -> Plant:
+    def plant(evidence: Evidence) -> Evidence:
+        assert evidence.absences, "the ledger knows the shared exception"
+        return replace(evidence, absences=dict.fromkeys(evidence.absences, times))
+
+    return plant
+
+
 def _first(evidence: Evidence) -> str:
     """The device-to-cloud case, whose registration was in doubt."""
     return next(one for one, case in evidence.cases.items() if case.inventory_id == INVENTORY_ID)
@@ -226,6 +234,12 @@ PLANTED: Final[list[tuple[str, str, Plant]]] = [
     ("a trail that lost an entry", "trails_whole", shortened),
     ("a trail with a changed entry", "trails_whole", rewritten),
     ("more sends than allowed", "attempts_bounded", with_step(StepName.DEVICE, counted(absences=5))),
+    (
+        "more sends of an exception by one case than allowed",
+        "attempts_bounded",
+        with_step(StepName.DND_EXCEPTION, counted(absences=5)),
+    ),
+    ("more sends of an exception by all than allowed", "attempts_bounded", with_exceptions_sent(5)),
     ("more probes than allowed", "attempts_bounded", with_step(StepName.DEVICE, counted(probes=9))),
     ("more takings than allowed", "attempts_bounded", with_case(idle_takings=62)),
     ("a case left to a person", "all_settled", with_case(status=CaseStatus.ATTENTION, reason="WHATEVER")),
