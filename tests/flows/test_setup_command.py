@@ -226,13 +226,14 @@ async def crashed(client: PrefectClient, run: FlowRun) -> None:
             await asyncio.sleep(0.5)
 
 
-async def events_of(client: PrefectClient, prefix: str, resource: str) -> list[dict[str, Any]]:
-    """The events of a resource, once the server has noted one."""
+async def events_of(client: PrefectClient, prefix: str, resource: str, at_least: int = 1) -> list[dict[str, Any]]:
+    """The events of a resource, once the server has noted so many."""
     body = {"filter": {"event": {"prefix": [prefix]}, "resource": {"id": [resource]}}}
     async with asyncio.timeout(_SEEN_S):
         while True:
             answer = await client._client.post("/events/filter", json=body)  # noqa: SLF001 - it has no method for events
-            if found := answer.json()["events"]:
+            found = answer.json()["events"]
+            if len(found) >= at_least:
                 return list(found)
             await asyncio.sleep(0.2)
 
