@@ -1,17 +1,20 @@
 """Sharing a large batch among workers: chunks as runs of a deployment, a few at a time.
 
 A worker that is killed leaves its run as it was, for ever; so what a run came to is read from the ledger. A chunk of whose
-cases none is leased any more, though some are due, was left by its run, and its cases go into other chunks.
+cases none is leased any more, though some are due, was left by its run, and its cases go into other chunks. The Prefect
+server or the ledger's may be restarted meanwhile: whatever does not answer is asked again, for some minutes.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import ceil
 from time import monotonic
-from typing import Final
-from uuid import UUID
+from typing import Final, TypeVar
+from uuid import UUID, uuid4
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
@@ -24,13 +27,16 @@ from onboarding.batch.engine import due_cases
 from onboarding.batch.rounds import patience_s
 from onboarding.errors import BadSettings
 from onboarding.ledger import batch_progress
+from onboarding.ledger.store import StoreUnavailable
 from onboarding.workbench import Workbench
 
+T = TypeVar("T")
 DEPLOYMENT: Final = "onboard-chunk/onboard-chunk"
 _LOOK_S: Final = 2.0
 _LARGEST: Final = 2000
 _QUIET_LOOKS: Final = 3
 _STARTS_S: Final = 60.0
+_AWAY_S: Final = 300.0
 
 
 @dataclass
@@ -60,21 +66,40 @@ class Pool:
 
         Raises:
             BadSettings: the deployment is not there, or no worker has begun a run for a long time.
+            Exception: the Prefect server or the ledger did not answer for minutes.
         """
-        chunks = aiter(_chunks(self._bench, self._batch_id, self._workers))
+        chunks = await self._once_it_answers(self._chunks)
         running: list[_ChunkRun] = []
-        more = True
-        while (more or running) and not self._stop.is_set():
-            while more and len(running) < self._workers:
-                cases = await anext(chunks, None)
-                more = cases is not None
-                if cases is not None:
-                    running.append(_ChunkRun(await _start(self._batch_id, cases), cases))
-            if running:
-                await _wait(self._stop)
-                running = await self._still_running(running)
+        while (chunks or running) and not self._stop.is_set():
+            while chunks and len(running) < self._workers:
+                cases = chunks.pop(0)
+                running.append(_ChunkRun(await self._started(cases), cases))
+            await _wait(self._stop)
+            running = await self._once_it_answers(partial(self._still_running, running))
         if self._stop.is_set():
             await _end(running, Cancelling())
+
+    async def _once_it_answers(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What ``ask`` gives, as soon as the Prefect server and the ledger answer; not asked again once it is stopped."""
+        asked_at = monotonic()
+        while True:
+            try:
+                return await ask()
+            except Exception as error:
+                if not _is_away(error) or self._stop.is_set() or monotonic() - asked_at > _AWAY_S:
+                    raise
+                self._log.warning("pool_waits_for_an_answer error=%s", type(error).__name__)
+                await _wait(self._stop)
+
+    async def _chunks(self) -> list[list[str]]:
+        due = [case_id async for case_id in due_cases(self._bench, self._batch_id)]
+        # Starting a process takes seconds, so a chunk is what one worker has to do, unless that is very much.
+        size = min(_LARGEST, max(1, ceil(len(due) / self._workers)))
+        return [due[start : start + size] for start in range(0, len(due), size)]
+
+    async def _started(self, cases: list[str]) -> UUID:
+        key = str(uuid4())  # asked again after an answer that was lost, the server gives the run that it made
+        return await self._once_it_answers(partial(_start, self._batch_id, cases, key))
 
     async def _still_running(self, running: list[_ChunkRun]) -> list[_ChunkRun]:
         """Those whose runs have something to do yet; of one that is left by its worker, the cases are due again."""
@@ -115,24 +140,27 @@ class Pool:
         return one.quiet <= _QUIET_LOOKS or age_s <= patience
 
 
-async def _chunks(bench: Workbench, batch_id: str, workers: int) -> AsyncIterator[list[str]]:
-    due = [case_id async for case_id in due_cases(bench, batch_id)]
-    # Starting a process takes seconds, so a chunk is what one worker has to do, unless that is very much.
-    size = min(_LARGEST, max(1, ceil(len(due) / workers)))
-    for start in range(0, len(due), size):
-        yield due[start : start + size]
-
-
-async def _start(batch_id: str, cases: list[str]) -> UUID:
+async def _start(batch_id: str, cases: list[str], key: str) -> UUID:
     try:
         run = await arun_deployment(
-            DEPLOYMENT, parameters={"batch_id": batch_id, "case_ids": cases}, timeout=0, tags=[f"batch:{batch_id}"]
+            DEPLOYMENT,
+            parameters={"batch_id": batch_id, "case_ids": cases},
+            timeout=0,
+            tags=[f"batch:{batch_id}"],
+            idempotency_key=key,
         )
     except ObjectNotFound:
         raise BadSettings(
             [f"ONBOARDING_BATCH_WORKERS: there is no deployment {DEPLOYMENT}; apply deployments.yaml, or set it to 1."]
         ) from None
     return run.id
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether the Prefect server or the ledger did not answer, or the server had no database at that moment."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR
+    return isinstance(error, httpx.TransportError | StoreUnavailable)
 
 
 async def _wait(stop: asyncio.Event) -> None:
