@@ -36,6 +36,7 @@ _COMMANDS: Final = {
     ),
     "subject": ("cli.subject:subject", "Onboard one subject from a JSON file."),
     "batch": ("cli.batch:batch", "Onboard many subjects from a file."),
+    "trigger": ("cli.trigger:trigger", "Start a run through the Prefect API, and follow it to its end."),
     "resume": ("cli.resume:resume", "Go on with cases where they stopped."),
     "decide": ("cli.decide:decide", "Decide about a case that needs a person."),
     "status": ("cli.look:status", "Show the cases of the ledger, the newest first."),

@@ -37,7 +37,7 @@ def subject(file: FileArgument, /, *, dry_run: Flag = False, json: Flag = False)
         dry_run: read only, and show what would be done; nothing is sent or stored.
         json: print JSON lines.
     """
-    request = parse_request(_read(file))
+    request = parse_request(read_file(file))
     settings = load_settings()
     check_mode(request, settings)
     for warning in request.warnings():
@@ -75,7 +75,8 @@ async def _plan(settings: Settings, request: IntakeRequest, json: bool) -> int:
     return 4 if refused else 3 if waits else 0
 
 
-def _read(file: str) -> bytes:
+def read_file(file: str) -> bytes:
+    """What a file holds, or standard input for ``-``; no more than any request has, and a little. Raises ``BadInput``."""
     if file == "-":
         return sys.stdin.buffer.read(_LARGEST_FILE + 1)
     try:
