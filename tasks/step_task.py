@@ -86,6 +86,7 @@ async def run_step(case_id: str, step: StepName) -> State[Any]:
     assert session.case_id == case_id, "a task works on the case of its own run"
     try:
         report = await attempt_step(session, step)
+        await session.flush()  # what a task says is done stands in the ledger
     except OnboardingError:
         raise
     except Exception as error:  # noqa: BLE001 - Prefect would store its text

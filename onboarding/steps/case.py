@@ -36,6 +36,7 @@ async def work_step(session: CaseSession, step: StepName, on_wait: OnWait | None
             return report
         if on_wait is not None:
             on_wait(report)
+        await session.flush()
         await asyncio.sleep(report.wait_s)
     return await attempt_step(session, step)
 

@@ -7,10 +7,12 @@ device", "access-code").
 """
 
 import json
+from collections.abc import Sequence
 
 from onboarding.endings import Ending
 from onboarding.errors import CLINICAL_ONE, AnswerError, InDoubt, LoginRefused, NotYet, Refused, Unavailable
 from onboarding.fields import compact_json
+from onboarding.ledger.claims import ClaimKey
 from onboarding.ledger.states import StepName, StepStatus
 from onboarding.ledger.step_writes import StepWrite
 from onboarding.ledger.views import Intent, StepView
@@ -32,21 +34,29 @@ NOT_DISPENSED = "DEVICE_NOT_DISPENSED"
 
 async def ensure_device(session: CaseSession) -> StepReport:
     """See the dispensation, then register the device, or settle the doubt that an earlier attempt left."""
-    begun = await hold(session, STEP, device_claims(session))
-    if isinstance(begun, StepReport):
-        return begun
     try:
-        if begun.status is StepStatus.OPEN and begun.intent.quiet_left_s > 0:
-            return StepReport(STEP, Ending.RETRY_SCHEDULED, begun.code, begun.intent.quiet_left_s, CLINICAL_ONE)
-        guard = await fresh_guard(session)
-        if begun.status is StepStatus.OPEN:
-            return await _settle(session, begun, guard.connection)
-        return await _register(session, begun)
+        view = await session.look(STEP)
+        if view.status is StepStatus.OPEN:
+            return await _settle_open(session)
+        await fresh_guard(session)
+        return await _register(session, view, claims=device_claims(session))
     except NotYet as error:
         return await _rolled_back(session, error)
 
 
-async def _register(session: CaseSession, view: StepView, *, probe: bool = False) -> StepReport:
+async def _settle_open(session: CaseSession) -> StepReport:
+    begun = await hold(session, STEP, device_claims(session))
+    if isinstance(begun, StepReport):
+        return begun
+    if begun.intent.quiet_left_s > 0:
+        return StepReport(STEP, Ending.RETRY_SCHEDULED, begun.code, begun.intent.quiet_left_s, CLINICAL_ONE)
+    guard = await fresh_guard(session)
+    return await _settle(session, begun, guard.connection)
+
+
+async def _register(
+    session: CaseSession, view: StepView, *, probe: bool = False, claims: Sequence[ClaimKey] = ()
+) -> StepReport:
     if not probe and view.intent.absences >= session.settings.max_sends:
         await session.commit(lambda write: write.step(STEP).refuse(SENDS_USED_UP))
         return StepReport(STEP, Ending.NEEDS_ATTENTION, SENDS_USED_UP, system=CLINICAL_ONE)
@@ -67,6 +77,7 @@ async def _register(session: CaseSession, view: StepView, *, probe: bool = False
         probe=probe,
         refused=_record_refusal,
         still=lambda: refuse_old_guard(session),
+        claims=claims,
     )
     if not isinstance(sent, Sent):
         return sent

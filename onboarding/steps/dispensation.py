@@ -30,7 +30,7 @@ async def ensure_dispensation(session: CaseSession) -> StepReport:
         return await await_dispensation(session, error)
     session.guard = guard
     outcome = {"connection": guard.connection, "visit_id": guard.visit_id}
-    await session.commit(lambda write: write.step(STEP).found(outcome, code="DISPENSED"))
+    session.join(lambda write: write.step(STEP).found(outcome, code="DISPENSED"))
     return StepReport(STEP, Ending.DONE, "DISPENSED")
 
 

@@ -18,6 +18,7 @@ from onboarding.steps.exception_work import GLANCE_S, STEP, listed_since, outcom
 from onboarding.steps.holding import held_report
 from onboarding.steps.report import StepReport
 from onboarding.steps.session import CaseSession
+from onboarding.vendors.exceptions import ExceptionList
 from onboarding.vendors.wire import Deadline
 
 PATIENCE_S: Final = 5.0
@@ -46,15 +47,17 @@ async def ensure_dnd_exception(session: CaseSession) -> StepReport:
     while True:
         needless = False
         try:
-            begun = await _begin(session, key, patience, may_take=has_turn, careful=careful)
+            begun = await _begin(session, key, wanted, patience, may_take=has_turn, careful=careful)
             if isinstance(begun, InHand):
                 report = await work_claim(session, begun.claim, wanted, looked_at)
                 needless = report.goes_on
                 return report
-            needless = isinstance(begun, ClaimView)
+            needless = isinstance(begun, ClaimView | StepReport)
         finally:
             if has_turn:
                 turns.hand_on(key, needless=needless)
+        if isinstance(begun, StepReport):
+            return begun
         if isinstance(begun, ClaimView):
             found = await _see(session, begun, wanted)
             if found is not None:
@@ -66,18 +69,21 @@ async def ensure_dnd_exception(session: CaseSession) -> StepReport:
 
 
 async def _begin(
-    session: CaseSession, key: str, patience: Deadline, *, may_take: bool, careful: bool
-) -> ClaimView | InHand | Held:
+    session: CaseSession, key: str, wanted: dict[str, Any], patience: Deadline, *, may_take: bool, careful: bool
+) -> StepReport | ClaimView | InHand | Held:
     """Look at the claim, and take it if need be: settled (no hold needed), in hand, or held by somebody else.
+
+    One that is settled, and known to be listed, is all there is to do: the step is done with the look.
 
     With the turn (``may_take``), a claim that a case of another process holds is looked at again shortly, for all who wait
     here. A case that holds the claim already needs no turn. ``careful``: what is settled is not listed, so look under a hold.
     """
+    subject = session.request.subject
 
-    def begin(write: CaseWrite) -> ClaimView | InHand | Held:
+    def begin(write: CaseWrite) -> StepReport | ClaimView | InHand | Held:
         seen = ExceptionClaim.seen(write, key)
         if seen.view().settled and not careful:
-            return seen.view()
+            return (listed and _found(write, seen.view(), listed, wanted)) or seen.view()
         if not (may_take or seen.is_mine or seen.view().unknown):
             return Held("", HELD_RETRY_S)
         claim = ExceptionClaim.take(write, key)
@@ -92,6 +98,8 @@ async def _begin(
 
     pause_s = _FIRST_POLL_S
     while True:
+        since = boot_seconds() - GLANCE_S
+        listed = session.systems.clinical_one.exceptions_known(subject.study_id, str(subject.mode), since)
         begun = await session.commit(begin, claims=[ClaimKey(ClaimKind.EXCEPTION, key, "")])
         if not (may_take and isinstance(begun, Held)) or patience.passed():
             return begun
@@ -106,10 +114,17 @@ async def _wait(session: CaseSession, held: Held) -> StepReport:
 
 async def _see(session: CaseSession, claim: ClaimView, wanted: dict[str, Any]) -> StepReport | None:
     """The exception is known: done if its id is listed. None if it is not, which only a fresh list under a hold proves."""
-    assert claim.effect_id is not None
     listed = await listed_since(session, boot_seconds() - GLANCE_S)
     if claim.effect_id not in listed.ids:
         return None
-    outcome = outcome_of([claim.effect_id, *(one for one in listed.equal_to(wanted) if one != claim.effect_id)])
-    await session.commit(lambda write: write.step(STEP).found(outcome, code="ALREADY_SO"))
+    return await session.commit(lambda write: _found(write, claim, listed, wanted))
+
+
+def _found(write: CaseWrite, claim: ClaimView, listed: ExceptionList, wanted: dict[str, Any]) -> StepReport | None:
+    """The step is done if the claim's id is listed."""
+    assert claim.effect_id is not None
+    if claim.effect_id not in listed.ids:
+        return None
+    others = (one for one in listed.equal_to(wanted) if one != claim.effect_id)
+    write.step(STEP).found(outcome_of([claim.effect_id, *others]), code="ALREADY_SO")
     return StepReport(STEP, Ending.ALREADY_DONE, "ALREADY_SO")

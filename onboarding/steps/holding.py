@@ -1,4 +1,4 @@
-"""Taking a step's claims before its first read, and waiting for whoever holds one."""
+"""Taking a step's claims, and waiting for whoever holds one."""
 
 from collections.abc import Sequence
 
@@ -16,15 +16,16 @@ async def hold(session: CaseSession, step: StepName, keys: Sequence[ClaimKey]) -
 
     Raises ``IdentityConflict`` if another subject holds one.
     """
-
-    def take(write: CaseWrite) -> Held | StepView:
-        held = take_claims(write, keys)
-        if held is not None:
-            write.step(step).wait("HELD_BY_ANOTHER_CASE")
-        return held or write.step(step).view()
-
-    taken = await session.commit(take, claims=keys)
+    taken = await session.commit(lambda write: take(write, step, keys) or write.step(step).view(), claims=keys)
     return await held_report(session, step, taken) if isinstance(taken, Held) else taken
+
+
+def take(write: CaseWrite, step: StepName, keys: Sequence[ClaimKey]) -> Held | None:
+    """Take the step's claims within a write, or note that it waits for whoever holds one."""
+    held = take_claims(write, keys)
+    if held is not None:
+        write.step(step).wait("HELD_BY_ANOTHER_CASE")
+    return held
 
 
 async def held_report(session: CaseSession, step: StepName, held: Held, *, brief: bool = False) -> StepReport:

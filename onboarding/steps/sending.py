@@ -1,6 +1,6 @@
 """Sending one effect: intent first, send once, commit what the answer says is known."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,10 +15,12 @@ from onboarding.errors import (
     Refused,
     Unavailable,
 )
+from onboarding.ledger.claims import ClaimKey
 from onboarding.ledger.states import StepName
 from onboarding.ledger.step_writes import StepWrite
-from onboarding.ledger.views import Intent
+from onboarding.ledger.views import Held, Intent
 from onboarding.ledger.writes import CaseWrite
+from onboarding.steps.holding import held_report, take
 from onboarding.steps.report import StepReport
 from onboarding.steps.session import CaseSession
 from onboarding.vendors.wire import Deadline
@@ -48,6 +50,7 @@ async def send_effect(
     probe: bool = False,
     refused: Callable[[StepWrite, Refused], None] | None = None,
     still: Callable[[], None] | None = None,
+    claims: Sequence[ClaimKey] = (),
 ) -> Sent | StepReport:
     """Get a place, commit the intent, send once, and record every answer but success, which the caller records.
 
@@ -62,14 +65,25 @@ async def send_effect(
         probe: the send is to end a doubt that is open.
         refused: what a refusal means for this step; by default the step is refused, or unknown if it was in doubt.
         still: asked once the place is there, before the intent; it raises ``Unavailable`` if what was seen is too old by now.
+        claims: taken with the intent; without them nothing is begun.
+
+    Raises:
+        AnswerError: nothing was begun.
     """
     attempt = 0
+
+    def begin(write: CaseWrite) -> int | Held:
+        return take(write, step, claims) or write.step(step).intend(intent, probe=probe)
+
     try:
         async with session.systems.turn(SYSTEM_OF[step], session.settings.request_timeout_seconds) as turn:
             if still is not None:
                 still()
-            attempt = await session.commit(lambda write: write.step(step).intend(intent, probe=probe))
-            return Sent(attempt, await call(turn))
+            begun = await session.commit(begin, claims=claims)
+            if not isinstance(begun, Held):
+                attempt = begun
+                return Sent(attempt, await call(turn))
+        return await held_report(session, step, begun)
     except InDoubt as error:
         doubt = error
         await session.commit(lambda write: write.step(step).doubt(doubt.code, **said(doubt)))
@@ -90,6 +104,8 @@ async def send_effect(
             raise  # only the device knows what that means for the dispensation
         return wait_report(session, step, error, waits)
     except Refused as error:
+        if not attempt:
+            raise  # nothing was begun
         refusal = error
 
         def change(write: CaseWrite) -> None:

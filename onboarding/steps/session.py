@@ -11,11 +11,12 @@ from typing import Any, Final, Protocol, TypeVar
 
 from onboarding.clocks import boot_seconds
 from onboarding.endings import Ending
-from onboarding.errors import LeaseLost, OnboardingError
+from onboarding.errors import CaseContradicted, LeaseLost, OnboardingError
 from onboarding.intake import IntakeRequest
 from onboarding.ledger.async_ledger import AsyncLedger
 from onboarding.ledger.claims import ClaimKey
 from onboarding.ledger.states import StepName
+from onboarding.ledger.store import CommitUnknown, StoreUnavailable
 from onboarding.ledger.views import StepView
 from onboarding.ledger.writes import CaseWrite, Lease
 from onboarding.settings import Settings
@@ -72,6 +73,7 @@ class CaseSession:
         self.lease = lease
         self.guard: Guard | None = None
         self._ledger = ledger
+        self._joining: list[Callable[[CaseWrite], None]] = []
 
     @property
     def case_id(self) -> str:
@@ -90,13 +92,34 @@ class CaseSession:
     async def commit(self, change: Callable[[CaseWrite], T], *, claims: Sequence[ClaimKey] = ()) -> T:
         """Run one fenced write (maybe more than once before it counts); raises ``LeaseLost`` when another runner has the case.
 
-        ``claims``: those that it will look at.
+        ``claims``: those that it will look at. What was to join the next commit is written first, in the same transaction.
         """
+        joining, self._joining = self._joining, []
+
+        def together(write: CaseWrite) -> T:
+            for one in joining:
+                one(write)
+            return change(write)
+
         try:
-            return await self._ledger.fenced(self.lease, change, claims=claims)
+            return await self._ledger.fenced(self.lease, together if joining else change, claims=claims)
         except LeaseLost:
             self.lease.lost = True
             raise
+        except (StoreUnavailable, CommitUnknown, CaseContradicted):
+            raise  # it is not known what stands, or the case is nobody's to write any more
+        except Exception:
+            self._joining = joining  # it was the change that failed; these may still go with what is written of that
+            raise
+
+    def join(self, change: Callable[[CaseWrite], None]) -> None:
+        """Let a write go with the next commit: one whose loss costs no more than another look at the other system."""
+        self._joining.append(change)
+
+    async def flush(self) -> None:
+        """Commit what waits for the next commit, if anything does."""
+        if self._joining:
+            await self.commit(lambda _write: None)
 
     async def look(self, step: StepName) -> StepView:
         """The step as it stands now."""

@@ -222,6 +222,10 @@ class ClinicalOneClient:
         """
         return await self._exceptions.get((normalise_id(study_id), mode), since=since, timeout_s=timeout_s)
 
+    def exceptions_known(self, study_id: str, mode: str, since: float) -> ExceptionList | None:
+        """What ``exceptions_since`` would give without a request, if anything."""
+        return self._exceptions.known((normalise_id(study_id), mode), since=since)
+
     async def create_exception(
         self, study_id: str, mode: str, body: Mapping[str, Any], *, deadline: Deadline, check: Check | None = None
     ) -> str | None:

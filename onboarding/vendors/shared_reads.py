@@ -80,6 +80,12 @@ class SharedReads(Generic[K, V]):
             if flight.sent_at is not None and flight.sent_at >= shelf.stale_before:
                 return value
 
+    def known(self, key: K, *, since: float) -> V | None:
+        """What is known under the key, if it was asked for not before ``since`` (seconds since boot); nothing is read."""
+        shelf = self._shelves.get(key)
+        fresh = shelf is not None and shelf.sent_at >= max(since, shelf.stale_before)
+        return shelf.value if shelf is not None and fresh else None
+
     def forget(self, key: K) -> None:
         """Something changed under the key: what was asked for until now is fresh enough for nobody."""
         shelf = self._shelf(key)

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
 
 from onboarding.errors import BadInput, CaseContradicted, IdentityConflict, LeaseLost, LedgerError
 from onboarding.ledger.async_ledger import AsyncLedger
@@ -32,6 +31,7 @@ from tests.ledger.bench import (
     other_subject,
     registration_claim,
 )
+from tests.support.commits import commits
 
 RUNNER = Runner("runner", LEASE_S)
 
@@ -50,23 +50,6 @@ def leases(bench: Bench, count: int) -> list[Lease]:
 
 def register(write: CaseWrite) -> None:
     applied(write.step(REGISTRATION))
-
-
-@contextmanager
-def commits(told: threading.Event | None = None) -> Iterator[list[None]]:
-    """Counts commits, of whatever database."""
-    seen: list[None] = []
-
-    def count(_connection: object) -> None:
-        seen.append(None)
-        if told is not None:
-            told.set()
-
-    event.listen(Engine, "commit", count)
-    try:
-        yield seen
-    finally:
-        event.remove(Engine, "commit", count)
 
 
 @contextmanager
