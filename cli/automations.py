@@ -1,5 +1,6 @@
 """The automations that go with the deployments: runs whose process is gone are said to be Crashed, and people are told."""
 
+import json
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -114,4 +115,4 @@ def _said(automation: AutomationCore) -> str:
     plain = automation.model_dump(mode="json", include=set(chosen))
     for name in ("after", "expect", "for_each"):
         plain["trigger"][name] = sorted(plain["trigger"][name])
-    return repr(plain)
+    return json.dumps(plain, sort_keys=True)  # a server on PostgreSQL keeps no order of keys
