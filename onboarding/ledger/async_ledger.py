@@ -24,6 +24,9 @@ InThread = Callable[..., Awaitable[Any]]
 MOST_AT_ONCE: Final = 128
 """Cases in one transaction: enough to make a commit cheap, few enough that nobody waits long for it."""
 
+ALONE_AT_ONCE: Final = 2
+"""Cases that wait for their rows at a time: each keeps a thread busy, and renewals need one too."""
+
 _Waiting = tuple[Taking | Fenced[Any], "asyncio.Future[Any]"]
 
 
@@ -43,6 +46,7 @@ class AsyncLedger:
         self._writing: asyncio.Task[None] | None = None
         self._alone: dict[str, deque[_Waiting]] = {}
         self._alone_tasks: set[asyncio.Task[None]] = set()
+        self._alone_turns = asyncio.Semaphore(ALONE_AT_ONCE)
 
     @property
     def key(self) -> LedgerKey:
@@ -122,7 +126,8 @@ class AsyncLedger:
         queue = self._alone[case_id]
         try:
             while queue:
-                await self._write([queue.popleft()], wait=True)
+                async with self._alone_turns:
+                    await self._write([queue.popleft()], wait=True)
         finally:
             del self._alone[case_id]
 

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,10 +54,11 @@ def register(write: CaseWrite) -> None:
 
 
 @contextmanager
-def holding(bench: Bench, case_id: str) -> Iterator[None]:
-    """Somebody else's transaction has the case's row locked."""
+def holding(bench: Bench, *case_ids: str) -> Iterator[None]:
+    """Somebody else's transaction has these cases' rows locked."""
     with bench.engine.connect() as somebody:
-        somebody.exec_driver_sql(f"SELECT 1 FROM onboarding_case WHERE id = '{case_id}' FOR UPDATE")
+        for case_id in case_ids:
+            somebody.exec_driver_sql(f"SELECT 1 FROM onboarding_case WHERE id = '{case_id}' FOR UPDATE")
         yield
 
 
@@ -484,6 +486,25 @@ async def test_a_case_that_waits_for_its_row_keeps_no_other_write_waiting(postgr
         assert not waiting.done()
     await waiting
     assert bench.step(locked.case_id, REGISTRATION).status is StepStatus.DONE
+
+
+@pytest.mark.postgres
+async def test_many_cases_that_wait_for_their_rows_leave_a_thread_for_the_others(postgres_bench: Bench) -> None:
+    bench = postgres_bench
+    free, *locked = leases(bench, 7)
+    with ThreadPoolExecutor(4) as threads:
+
+        async def in_thread(call: Callable[..., Any], *arguments: Any) -> Any:
+            return await asyncio.get_running_loop().run_in_executor(threads, call, *arguments)
+
+        shared = AsyncLedger(bench.ledger, in_thread)
+        with holding(bench, *(lease.case_id for lease in locked)):
+            waiting = [asyncio.create_task(shared.fenced(lease, register)) for lease in locked]
+            await shared.fenced(free, register)
+            for _ in range(3):
+                await shared.renew(free)
+            assert not any(one.done() for one in waiting)
+        await asyncio.gather(*waiting)
 
 
 @pytest.mark.postgres
