@@ -56,14 +56,15 @@ def _same_ledger(path: Path, stored: Mapping[str, Any], settings: Settings) -> N
     named = stored.get("ledger_url")
     if isinstance(named, str) and named != settings.ledger_url:
         here, there = shown_url(settings.ledger_url), shown_url(named)
+        there = "it with another password or other options" if there == here else there
         what = f"the environment names the ledger {here}, but {path} names {there}; cases are in one ledger only. "
         raise BadSettings([f"{PREFIX}LEDGER_URL: {what}Unset the variable, or change ledger_url in the file."])
 
 
 def shown_url(url: str) -> str:
-    """A ledger's address without its password."""
+    """A ledger's address without its password, and without its options, which can hold one too."""
     try:
-        return make_url(url).render_as_string(hide_password=True)
+        return make_url(url).set(query={}).render_as_string(hide_password=True)
     except ArgumentError:
         return "that cannot be read"
 

@@ -58,9 +58,10 @@ def _is_connection(name: str) -> bool:
     return name.removeprefix("ONBOARDING_").startswith(CONNECTIONS)
 
 
-def test_no_secret_is_shown(installation: Installation) -> None:
+@pytest.mark.parametrize("credentials", ["onboarding:hunter2@{}", "{}?user=onboarding&password=hunter2"])
+def test_no_secret_is_shown(installation: Installation, credentials: str) -> None:
     key = LedgerKey.new_text()
-    url = "postgresql+psycopg://onboarding:hunter2@127.0.0.1:9/onboarding"
+    url = "postgresql+psycopg://" + credentials.format("127.0.0.1:9/onboarding")
     ran = installation.run("setup", variables=dict(variables(ledger_url=url, ledger_key=key)))
     other = installation.run("setup", variables=dict(variables(ledger_key=key)))
     assert other.status == 2
@@ -69,6 +70,15 @@ def test_no_secret_is_shown(installation: Installation) -> None:
     for secret in (key, "hunter2", installation.environment["ONBOARDING_CLINICAL_ONE_CLIENT_SECRET"]):
         assert secret not in shown
     assert key not in file_of(installation).read_text("utf-8")
+
+
+def test_a_ledger_that_differs_in_what_is_not_shown_is_said_to(installation: Installation) -> None:
+    file_of(installation).write_text('ledger_url = "postgresql+psycopg://127.0.0.1:9/onboarding?password=hunter2"\n')
+    url = "postgresql+psycopg://127.0.0.1:9/onboarding?password=hunter3"
+    ran = installation.run("setup", variables=dict(variables(ledger_url=url)))
+    assert ran.status == 2
+    assert "names it with another password or other options" in ran.said[0]
+    assert "hunter" not in ran.out + ran.err
 
 
 def test_a_ledger_other_than_that_of_the_settings_file_is_refused_and_nothing_is_changed(
