@@ -35,10 +35,21 @@ def run_prefect(environment: dict[str, str], *words: str) -> None:
 
 
 @contextmanager
-def worker(environment: dict[str, str], folder: Path) -> Iterator[Server]:
+def worker(environment: dict[str, str], folder: Path, *options: str) -> Iterator[Server]:
     """A process worker of the pool; its runs have its environment."""
     folder.mkdir()
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "onboarding"]
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "worker",
+        "start",
+        "--pool",
+        "onboarding",
+        "--type",
+        "process",
+        *options,
+    ]
     with running_server(command, ready_line="started!", folder=folder, environment=environment) as server:
         yield server
 

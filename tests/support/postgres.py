@@ -220,7 +220,7 @@ class StoppablePostgres:
 
 
 @contextmanager
-def stoppable_postgres() -> Iterator[StoppablePostgres]:
+def stoppable_postgres(installed: Path | None = None) -> Iterator[StoppablePostgres]:
     """Like ``running_postgres``, for tests that stop the server meanwhile."""
-    with _made_cluster() as cluster, ExitStack() as stack:
+    with _made_cluster(installed) as cluster, ExitStack() as stack:
         yield StoppablePostgres(cluster, stack)

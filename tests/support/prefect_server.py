@@ -6,7 +6,7 @@ leaves out the services (scheduler, automations) that the tests must see working
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +30,20 @@ class PrefectServer:
 
 
 @contextmanager
-def running_prefect_server(home: Path) -> Iterator[PrefectServer]:
-    """Runs a server whose home folder is `home` for the duration of the block."""
-    port = free_port()
+def running_prefect_server(
+    home: Path, *, port: int | None = None, settings: Mapping[str, str] | None = None
+) -> Iterator[PrefectServer]:
+    """Runs a server whose home folder is `home` for the duration of the block, on a free port if none is given.
+
+    `settings`: more variables for it alone, such as another database.
+    """
+    port = port or free_port()
     api_url = f"http://127.0.0.1:{port}/api"
     environment = dict(os.environ) | QUIET_PREFECT | {"PREFECT_HOME": str(home), "PREFECT_API_URL": api_url}
     environment["PREFECT_SERVER_LOGGING_LEVEL"] = (
         "INFO"  # Prefect configures uvicorn's log, which says when it is ready
     )
+    environment |= settings or {}
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "info", "--no-access-log"]
     with running_server(command, ready_line="Uvicorn running on", folder=home, environment=environment) as server:
