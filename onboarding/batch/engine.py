@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Final
 
 from onboarding.endings import Ending
-from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, BadInput, CaseContradicted, LeaseLost
+from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, BadInput, CaseContradicted, LeaseLost, OnboardingError
 from onboarding.ledger.leasing import LATE_ANSWER, Closed
 from onboarding.ledger.states import CaseStatus, StepName
 from onboarding.ledger.store import StoreGone
@@ -71,17 +71,18 @@ async def work_cases(
 
     Raises:
         StoreGone: the ledger cannot be used.
+        OnboardingError: the next case could not be looked up (``StoreUnavailable``, for instance).
     """
     queue = _Queue(bench, case_ids, stop)
-    gone: list[StoreGone] = []
+    met: list[Exception] = []
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(lanes):
                 group.create_task(_lane(bench, queue, told, work))
-    except* StoreGone as errors:
-        gone = [error for error in errors.exceptions if isinstance(error, StoreGone)]
-    if gone:
-        raise gone[0]
+    except* OnboardingError as errors:
+        met = sorted(errors.exceptions, key=lambda error: not isinstance(error, StoreGone))
+    if met:
+        raise met[0]
     return queue.closed_for_s
 
 
