@@ -9,9 +9,9 @@ from prefect.client.schemas.objects import State
 from flows.asked import asked_flow
 from flows.onboard_batch import onboard_batch, work_file
 from flows.run import ended, ended_by, workbench_of_this_run
-from onboarding.batch.inbox import InboxBusy, inbox_of
+from onboarding.batch.inbox import InboxBusy, InboxFault, inbox_of
 from onboarding.endings import Ending
-from onboarding.errors import BadInput
+from onboarding.errors import BadInput, OnboardingError
 from onboarding.settings import load_settings
 
 _log: Final = logging.getLogger("onboarding.flows")
@@ -24,6 +24,7 @@ async def take_inbox() -> State[Any]:
     Files move to the folders done or rejected, with what became of each row. No file's name enters Prefect.
     """
     endings: Counter[str] = Counter()
+    faults: list[str] = []
     try:
         if load_settings().inbox is None:
             return ended(Ending.NOTHING_DUE, None, what="no inbox is set; ONBOARDING_INBOX names its folder.")
@@ -35,16 +36,33 @@ async def take_inbox() -> State[Any]:
                     _log.info("file_not_worked error=%s", type(error).__name__)
                     endings["left alone" if isinstance(error, InboxBusy) else "rejected"] += 1
                     continue
+                except InboxFault as error:  # the file stays; the others have their turn
+                    faults.append(str(error))
+                    continue
                 endings[state.name or state.type.value] += 1
                 if state.name == Ending.CANCELLED:
                     break
     except Exception as error:  # noqa: BLE001 - Prefect would store the text of any, and pickle it
         return ended_by(error)
+    if faults:
+        return ended_by(InboxLeft(_counted(endings), len(faults), faults[0]))
     if not endings:
         return ended(Ending.NOTHING_DUE, None, what="no complete file was in the inbox.")
+    return ended(Ending.INBOX_TAKEN, None, what=_counted(endings))
+
+
+class InboxLeft(OnboardingError):
+    """Files stay in the inbox, as the folder or the disk does not take what is written."""
+
+    def __init__(self, worked: str, left: int, why: str) -> None:
+        files = "1 file stays" if left == 1 else f"{left} files stay"
+        super().__init__(f"{files} in the inbox; of the others: {worked} {why}")
+
+
+def _counted(endings: Counter[str]) -> str:
     files = "1 file" if endings.total() == 1 else f"{endings.total()} files"
     counts = ", ".join(f"{count} {name}" for name, count in endings.most_common())
-    return ended(Ending.INBOX_TAKEN, None, what=f"{files}: {counts}.")
+    return f"{files}: {counts}." if counts else "none."
 
 
 async def _by_a_run_of_its_own(batch_id: str) -> State[Any]:

@@ -31,7 +31,8 @@ _LOCK: Final = ".lock"
 _LOCK_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 TAKEN, DONE, REJECTED = ".taken", "done", "rejected"
 _UNFINISHED: Final = (".part", ".partial", ".tmp", ".filepart", ".crdownload")
-_LONGEST_NAME: Final = 200
+_LONGEST_NAME: Final = 195  # in bytes: file systems take 255, and what is written beside a file has a longer name
+_LONGEST_STEM, _LONGEST_SUFFIX = 150, 30
 _NO_LINK: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -42,15 +43,32 @@ class InboxBusy(OnboardingError):
         super().__init__("another run works on this file of the inbox; nothing was done here.")
 
 
+class InboxFault(OnboardingError):
+    """A file of the inbox cannot be moved, or its results cannot be written: the folder or the disk is to be mended.
+
+    What was onboarded stays so; the next run goes on with the file, and opens nothing twice.
+    """
+
+    def __init__(self, what: str, why: str | None) -> None:
+        super().__init__(
+            f"the inbox: {what} ({why or 'no reason is given'}). Mend the folder or the disk; the next run goes on with the "
+            "file, and nothing is opened or sent twice."
+        )
+
+
 def inbox_name(given: object) -> str:
     """The name of a file in the inbox. Raises ``BadInput``, which does not repeat it."""
-    if not isinstance(given, str) or not 0 < len(given) <= _LONGEST_NAME:
-        raise BadInput([f"file: must be the name of a file in the inbox, of at most {_LONGEST_NAME} characters."])
+    if not isinstance(given, str) or not given or _is_too_long(given):
+        raise BadInput([f"file: must be the name of a file in the inbox, of at most {_LONGEST_NAME} bytes."])
     if "/" in given or "\\" in given or not given.isprintable():
         raise BadInput(["file: must be a name alone, without a folder: only files in the inbox itself are taken."])
     if not _may_be_taken(given):
         raise BadInput(["file: must not begin with a dot, nor end as files do that are still written (.part, .tmp)."])
     return given
+
+
+def _is_too_long(name: str) -> bool:
+    return len(name.encode("utf-8", "surrogatepass")) > _LONGEST_NAME
 
 
 def _may_be_taken(name: str) -> bool:
@@ -68,26 +86,31 @@ class Taken:
     def finish(self, ledger: Ledger, batch_id: str, *, released: bool) -> str:
         """Write what became of its rows, and move it to ``done`` or ``rejected``; returns where it is, in the inbox.
 
-        All bear the batch's id, so that the same again changes nothing. The file itself moves last.
+        All bear the batch's id, so that the same again changes nothing. The file itself moves last. Raises ``InboxFault``.
         """
         folder = self.inbox / (DONE if released else REJECTED)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        stem = f"{self.path.stem}.{batch_id}"
-        write_results(ledger, batch_id, folder / f"{stem}.results.csv")
-        if released and (errors := write_errors(ledger, batch_id, self.path)) is not None:
-            errors.replace(folder / f"{stem}.errors{errors.suffix}")
-        return self._move(folder, f"{stem}{self.path.suffix}")
+        with _faults_said("the results of a file cannot be written, or the file cannot be moved away"):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            stem = f"{self.path.stem}.{batch_id}"
+            write_results(ledger, batch_id, folder / f"{stem}.results.csv")
+            if released and (errors := write_errors(ledger, batch_id, self.path)) is not None:
+                errors.replace(folder / f"{stem}.errors{errors.suffix}")
+            return self._move(folder, f"{stem}{self.path.suffix}")
 
     def reject(self, problems: list[str]) -> str:
-        """Move a file that could not be read at all to ``rejected``, with the reason; returns where it is."""
+        """Move a file that could not be read at all to ``rejected``, with the reason; returns where it is.
+
+        A very long name is cut. Raises ``InboxFault``.
+        """
         folder = self.inbox / REJECTED
-        folder.mkdir(mode=0o700, exist_ok=True)
-        stem = f"{self.path.stem}.{utc_now():%Y%m%dT%H%M%S%f}"
-        with new_file(folder / f"{stem}.results.csv", encoding="utf-8-sig") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(RESULT_COLUMNS)
-            writer.writerow([0, 0, "", "not taken", BAD_ROW, "; ".join(problems), "Correct the file."])
-        return self._move(folder, f"{stem}{self.path.suffix}")
+        stem = f"{_cut(self.path.stem, _LONGEST_STEM)}.{utc_now():%Y%m%dT%H%M%S%f}"
+        with _faults_said("a file that cannot be taken cannot be moved to rejected"):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            with new_file(folder / f"{stem}.results.csv", encoding="utf-8-sig") as stream:
+                writer = csv.writer(stream)
+                writer.writerow(RESULT_COLUMNS)
+                writer.writerow([0, 0, "", "not taken", BAD_ROW, "; ".join(problems), "Correct the file."])
+            return self._move(folder, f"{stem}{_cut(self.path.suffix, _LONGEST_SUFFIX)}")
 
     def _move(self, folder: Path, name: str) -> str:
         with _moving(self.inbox):
@@ -97,6 +120,26 @@ class Taken:
             self.path.replace(folder / name)
             self.path.parent.rmdir()
         return f"{folder.name}/{name}"
+
+
+def _cut(text: str, most: int) -> str:
+    """The beginning of a name, of at most so many bytes."""
+    whole = os.fsencode(text)
+    return text if len(whole) <= most else whole[:most].decode("utf-8", "ignore")
+
+
+@contextmanager
+def _faults_said(what: str) -> Iterator[None]:
+    """Tell what the disk refuses from what is wrong with a file."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror
+    except BadInput as error:
+        why = error.problems[0].rpartition(": ")[2]  # without the file's name, which Prefect must not store
+    else:
+        return
+    raise InboxFault(what, why)
 
 
 @contextmanager
@@ -125,7 +168,10 @@ class Inbox:
         for entry in self._entries(self.folder):
             if entry.name in left or not _may_be_taken(entry.name) or not entry.is_file(follow_symlinks=False):
                 continue
-            written_at = entry.stat(follow_symlinks=False).st_mtime
+            try:
+                written_at = entry.stat(follow_symlinks=False).st_mtime
+            except FileNotFoundError:  # another run has taken it meanwhile
+                continue
             age_s = time.time() - written_at
             if age_s >= QUIET_S or age_s < -_DAY_S:  # a file of tomorrow bears a wrong date, and would never be taken
                 found.append((written_at, entry.name))
@@ -138,25 +184,43 @@ class Inbox:
         Raises:
             BadInput: there is no such file, or it is no plain file of its own (a link, a folder, a pipe).
             InboxBusy: another run has it.
+            InboxFault: it cannot be moved.
         """
-        own = self.folder / TAKEN / name
-        source = own / name
-        with _moving(self.folder):
-            if not source.is_symlink() and not source.exists():
-                self._check_plain(self.folder / name)
-                own.mkdir(mode=0o700, exist_ok=True)
-                (self.folder / name).rename(source)
-            handle = os.open(own / _LOCK, _LOCK_FILE, 0o600)
+        source = self.folder / TAKEN / name / name
+        handle = self._held(name, source)
         try:
-            self._lock(handle)
             taken = Taken(name, source, self.folder)
             self._refuse_odd(taken)
             yield taken
         finally:
             os.close(handle)
 
+    def _held(self, name: str, source: Path) -> int:
+        """Move the file to where it is worked, and make it this run's alone; gives the lock that keeps it."""
+        try:
+            # Locked before the next may move files: else the one that has it could end, and remove what is locked here.
+            with _moving(self.folder):
+                if not source.is_symlink() and not source.exists():
+                    self._check_plain(self.folder / name)
+                    source.parent.mkdir(mode=0o700, exist_ok=True)
+                    (self.folder / name).rename(source)
+                handle = os.open(source.parent / _LOCK, _LOCK_FILE, 0o600)
+                try:
+                    self._lock(handle)
+                except BaseException:
+                    os.close(handle)
+                    raise
+        except OSError as error:
+            why = error.strerror
+        else:
+            return handle
+        raise InboxFault("a file cannot be taken", why)
+
     @staticmethod
     def _refuse_odd(taken: Taken) -> None:
+        if _is_too_long(taken.name):
+            taken.reject([f"file: its name is longer than {_LONGEST_NAME} bytes; give it a shorter one"])
+            raise BadInput([f"file: its name is longer than {_LONGEST_NAME} bytes; it was moved to rejected."])
         try:
             handle = os.open(taken.path, _NO_LINK)
         except OSError as error:

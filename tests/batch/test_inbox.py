@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 
 import pytest
 
-from onboarding.batch.inbox import QUIET_S, Inbox, InboxBusy, inbox_name, inbox_of
+from onboarding.batch.inbox import QUIET_S, Inbox, InboxBusy, InboxFault, inbox_name, inbox_of
 from onboarding.batch.intake import Intake, take_in_file
 from onboarding.errors import BadInput, BadSettings
 from onboarding.ledger.ledger import Ledger, open_ledger
@@ -55,7 +56,7 @@ def files(inbox: Inbox) -> list[str]:
     "name",
     [
         "", ".", "..", "../secret.csv", "/etc/passwd", "done/x.csv", "a/../b.csv", "a\\b.csv", "a\0b.csv", "a\nb.csv",
-        ".hidden.csv", "x.csv.part", "x.TMP", "done", "rejected", "x" * 201, 7, None, b"x.csv", ["x.csv"], True,
+        ".hidden.csv", "x.csv.part", "x.TMP", "done", "rejected", "x" * 196, "患" * 66, 7, None, b"x.csv", ["x.csv"], True,
     ],
 )  # fmt: skip
 def test_only_a_plain_name_is_a_name_and_no_other_is_repeated(name: object) -> None:
@@ -225,6 +226,101 @@ def test_a_file_that_is_gone_is_said(inbox: Inbox) -> None:
     with pytest.raises(BadInput, match="no file of this name"), inbox.take(NAME):
         raise AssertionError("it was taken")
     assert inbox.complete() == []
+
+
+class SlowInbox(Inbox):
+    """One that is late with its lock: it looks for a lock after somebody else was told of it, who may end meanwhile."""
+
+    late, go_on = Event(), Event()
+
+    @staticmethod
+    def _lock(handle: int) -> None:
+        SlowInbox.late.set()
+        SlowInbox.go_on.wait(0.5)  # nobody can end meanwhile, so that nobody says "go on"
+        Inbox._lock(handle)  # noqa: SLF001 - this one overrides it
+
+
+def test_a_lock_is_not_got_on_a_file_that_was_moved_away_meanwhile(inbox: Inbox, ledger: Ledger) -> None:
+    put(inbox)
+
+    def late() -> str:
+        try:
+            with SlowInbox(inbox.folder).take(NAME) as taken:
+                return f"has {taken.path}, which exists: {taken.path.exists()}"
+        except (InboxBusy, BadInput) as error:
+            return type(error).__name__
+
+    with ThreadPoolExecutor(1) as thread:
+        with inbox.take(NAME) as taken:
+            other = thread.submit(late)
+            assert SlowInbox.late.wait(30)
+            taken.reject(["whatever it is"])
+        SlowInbox.go_on.set()
+        assert other.result(30) == "InboxBusy"
+    assert len(files(inbox)) == 2, "nothing but the file and why it was rejected"
+
+
+@pytest.mark.parametrize("name", ["患者登録" * 18 + ".csv", "a" * 240 + ".csv", "a." + "b" * 250])
+def test_a_file_whose_name_leaves_no_room_for_its_results_is_moved_away_before_anything_is_opened(
+    inbox: Inbox, name: str
+) -> None:
+    put(inbox, name)
+    assert inbox.complete() == [name]
+    with pytest.raises(BadInput, match="moved to rejected"), inbox.take(name):
+        raise AssertionError("it was taken")
+    assert inbox.complete() == []
+    assert [place.split("/")[0] for place in files(inbox)] == ["rejected", "rejected"]
+    assert "longer than 195 bytes" in next((inbox.folder / "rejected").glob("*.results.csv")).read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", ["a" * 191 + ".csv", "患" * 63 + "ab.csv"])
+def test_a_file_with_the_longest_name_that_is_taken_is_finished_with_its_errors(
+    inbox: Inbox, ledger: Ledger, name: str
+) -> None:
+    assert inbox_name(name) == name
+    put(inbox, name, bad=True)
+    with inbox.take(name) as taken:
+        taken.finish(ledger, take_in(ledger, taken.path, skip_bad=True).batch_id, released=True)
+    assert len(files(inbox)) == 3
+    put(inbox, name)
+    with inbox.take(name) as taken:
+        taken.reject(["whatever it is"])
+    assert len(files(inbox)) == 5
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_results_that_cannot_be_written_are_no_fault_of_the_file_which_stays_for_the_next_run(
+    inbox: Inbox, ledger: Ledger, released: bool
+) -> None:
+    put(inbox, bad=not released)
+    folder = inbox.folder / ("done" if released else "rejected")
+    folder.write_text("no folder")
+    with inbox.take(NAME) as taken:
+        batch_id = take_in(ledger, taken.path).batch_id
+        with pytest.raises(InboxFault, match="File exists") as refused:
+            taken.finish(ledger, batch_id, released=released)
+    assert not isinstance(refused.value, BadInput)
+    assert "site-12" not in str(refused.value)
+    folder.unlink()
+    folder.mkdir()
+    (folder / f"site-12.{batch_id}.results.csv").mkdir()  # in the way of what is written
+    with inbox.take(NAME) as taken, pytest.raises(InboxFault, match="Is a directory") as refused:
+        taken.finish(ledger, batch_id, released=released)
+    assert "site-12" not in str(refused.value)
+    (folder / f"site-12.{batch_id}.results.csv").rmdir()
+    assert inbox.complete() == [NAME]
+    with inbox.take(NAME) as taken:
+        taken.finish(ledger, batch_id, released=released)
+    assert inbox.complete() == []
+
+
+def test_a_file_that_cannot_be_moved_is_no_fault_of_the_file(inbox: Inbox) -> None:
+    put(inbox)
+    (inbox.folder / ".taken").mkdir()
+    (inbox.folder / ".taken" / NAME).write_text("no folder")
+    with pytest.raises(InboxFault, match="File exists"), inbox.take(NAME):
+        raise AssertionError("it was taken")
+    assert inbox.complete() == [NAME]
 
 
 @pytest.mark.parametrize("folder", [None, Path("inbox"), Path("/nowhere/at/all")])

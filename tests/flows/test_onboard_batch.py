@@ -269,6 +269,45 @@ async def test_the_inbox_is_swept_each_file_by_a_run_of_its_own_and_no_name_ente
 
 
 @pytest.mark.prefect
+async def test_a_file_that_the_folder_does_not_let_go_keeps_no_other_from_its_turn_and_fails_the_run(
+    small: FlowLab,
+) -> None:
+    os.utime(file_of(small, exception_row(1), name=f"{MARKER}.csv"), (0, 0))
+    os.utime(file_of(small, exception_row(2), name="患者登録" * 18 + ".csv"), (1, 1))
+    file_of(small, exception_row(3), name="later.csv")
+    folder = small.bench.settings.inbox
+    assert folder is not None
+    (folder / ".taken").mkdir()
+    (folder / ".taken" / f"{MARKER}.csv").write_text("in the way")
+    ran = await swept(small)
+    assert ran.how == ("FAILED", "Failed")
+    assert ran.message.startswith("1 file stays in the inbox; of the others: 2 files: "), ran.message
+    assert "1 rejected" in ran.message
+    assert "1 BatchDone" in ran.message
+    assert "Mend the folder or the disk" in ran.message
+    assert MARKER not in ran.message
+    (folder / ".taken" / f"{MARKER}.csv").unlink()
+    assert (await swept(small)).message == "1 file: 1 BatchDone."
+
+
+@pytest.mark.prefect
+async def test_results_that_cannot_be_written_are_no_refused_request_and_the_next_run_writes_them(
+    small: FlowLab,
+) -> None:
+    file_of(small, exception_row(1))
+    folder = small.bench.settings.inbox
+    assert folder is not None
+    (folder / "done").write_text("no folder")
+    ran = await run(small, file="site.csv")
+    assert ran.how == ("FAILED", "Failed")
+    assert "cannot be written" in ran.message
+    assert small.effects() == {"dnd_exception_created": 1}
+    (folder / "done").unlink()
+    assert (await run(small, file="site.csv")).how == ("COMPLETED", "BatchDone")
+    assert small.effects() == {"dnd_exception_created": 1}
+
+
+@pytest.mark.prefect
 async def test_a_file_dropped_twice_is_said_and_moved_and_opens_nothing(small: FlowLab) -> None:
     for _ in range(2):
         file_of(small, exception_row(1))
