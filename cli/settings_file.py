@@ -69,6 +69,15 @@ def shown_url(url: str) -> str:
         return "that cannot be read"
 
 
+def has_password(url: str) -> bool:
+    """Whether a ledger's address holds a password, or could hold one."""
+    try:
+        read = make_url(url)
+    except ArgumentError:
+        return True
+    return read.password is not None or any("password" in name for name in read.query)
+
+
 def _is_default(name: str, value: object) -> bool:
     default = default_ledger_url() if name == "ledger_url" else _plain(Settings.model_fields[name].default)
     return value == default

@@ -17,7 +17,7 @@ from cyclopts import Parameter, validators
 from cli import local, present
 from cli.running import stop_once
 from cli.settings_file import shown_url
-from cli.up_folder import SERVED, UpFolder, port_problem, up_folder
+from cli.up_folder import SERVED, UpFolder, port_problem, secret_names, up_folder
 from onboarding.endings import EXIT_FAULT, EXIT_ONBOARDED
 from onboarding.errors import BadInput, BadSettings
 from onboarding.settings import APPLICATION, PREFIX, load_connections, load_settings
@@ -211,7 +211,8 @@ def _say_where(kept: UpFolder, variables: Mapping[str, str], *, stand_ins: bool)
     out = present.console()
     settings = load_settings(variables)
     page = variables["PREFECT_API_URL"].removesuffix("/api")
-    environment = kept.write_environment(variables)
+    secrets = [] if stand_ins else secret_names(variables)  # the stand-ins' log-ins are no secret
+    environment = kept.write_environment(variables, secrets)
     vendors = (
         "stand-ins on this machine; for real ones set ONBOARDING_OPENSPECIMEN_... and ONBOARDING_CLINICAL_ONE_..."
         if stand_ins
@@ -225,6 +226,7 @@ def _say_where(kept: UpFolder, variables: Mapping[str, str], *, stand_ins: bool)
         "Ledger": shown_url(settings.ledger_url),
         "Inbox": str(settings.inbox or "none; ONBOARDING_INBOX names its folder"),
         "Logs": str(kept.path),
+        **({"Secret": f"{', '.join(secrets)}: not in the file below, so set in that terminal"} if secrets else {}),
         "In another terminal": f". {environment}; onboard status",
     }.items():
         out.print(f"  {name + ':':<21}{what}", soft_wrap=True)

@@ -5,18 +5,37 @@ import json
 import os
 import shlex
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pydantic import BaseModel, SecretStr
+
 from cli import local
+from cli.settings_file import has_password
 from onboarding.errors import BadInput
+from onboarding.settings import PREFIX, ClinicalOneConnection, OpenSpecimenConnection, Settings
 
 SERVED: Final = "every deployment is served"
 """What the process that serves them writes into its log when it does."""
 _SANDBOX_PORTS: Final = ("openspecimen", "clinical-one", "token", "control")
+_LEDGER_URL: Final = f"{PREFIX}LEDGER_URL"
+_MODELS: Final[Mapping[str, type[BaseModel]]] = {
+    PREFIX: Settings,
+    f"{PREFIX}OPENSPECIMEN_": OpenSpecimenConnection,
+    f"{PREFIX}CLINICAL_ONE_": ClinicalOneConnection,
+}
+_NO_SECRETS: Final = {
+    f"{PREFIX}SETTINGS_FILE",
+    *(
+        prefix + name.upper()
+        for prefix, model in _MODELS.items()
+        for name, field in model.model_fields.items()
+        if field.annotation not in (SecretStr, SecretStr | None)
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -51,13 +70,33 @@ class UpFolder:
             file.replace(file.with_name(f"{name}.before"))
         return file
 
-    def write_environment(self, variables: Mapping[str, str]) -> Path:
-        """Write the variables with which commands in other terminals work on the same; readable by the owner alone."""
+    def write_environment(self, variables: Mapping[str, str], left_out: Collection[str] = ()) -> Path:
+        """Write the variables with which commands in other terminals work on the same; readable by the owner alone.
+
+        ``left_out``: names of variables that are not written; the file says so.
+        """
         file = self.path / "environment"
-        file.touch(mode=0o600)
-        lines = [f"export {name}={shlex.quote(value)}\n" for name, value in sorted(variables.items())]
-        file.write_text("".join(lines), "utf-8")
+        lines = [f"# Secret, so not in this file; set in this terminal: {name}\n" for name in sorted(left_out)]
+        if _LEDGER_URL in left_out:  # else commands would take the ledger that is the default
+            lines.append(f': "${{{_LEDGER_URL}:?holds a password: set it in this terminal first}}"\n')
+        kept = sorted(variables.items() - {(name, variables[name]) for name in left_out})
+        lines += [f"export {name}={shlex.quote(value)}\n" for name, value in kept]
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            os.fchmod(out.fileno(), 0o600)  # a file that stood keeps its mode otherwise
+            out.write("".join(lines))
         return file
+
+
+def secret_names(variables: Mapping[str, str]) -> list[str]:
+    """Those of an installation's variables whose value is a secret, or could be one: what is not known to be none."""
+    return sorted(
+        name
+        for name, value in variables.items()
+        if (name.startswith(PREFIX) and name not in _NO_SECRETS)
+        or (name.startswith("PG") and ("PASSWORD" in name or "SECRET" in name))
+        or (name == _LEDGER_URL and has_password(value))
+    )
 
 
 def _free_ports() -> dict[str, int]:

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ import psutil
 import pytest
 
 from cli.demo import documented_request
+from cli.local import clean_environment, running_sandbox
+from onboarding.keys import LedgerKey
 from tests.support.installation import COMMAND, ROOT, variables
 from tests.support.processes import free_port
 from vendor_sandbox import SandboxControl, seed
@@ -88,10 +90,10 @@ class Up:
 
 
 @contextmanager
-def running_up(folder: Path, port: int) -> Iterator[Up]:
-    """`onboard up` in a session of its own, entered once it says that everything runs."""
+def running_up(folder: Path, port: int, given: Mapping[str, str] | None = None) -> Iterator[Up]:
+    """`onboard up` in a session of its own, with ``given`` set too, entered once it says that everything runs."""
     quick = variables(request_timeout_seconds=10, settle_seconds=1, lease_seconds=20)
-    environment = {**os.environ, **quick, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, **quick, **(given or {}), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [*COMMAND, "up", "--port", str(port), "--folder", str(folder)],
         env=environment,
@@ -131,11 +133,11 @@ def interrupt_again(up: Up) -> None:
     up.process.send_signal(signal.SIGINT)
 
 
-def status(folder: Path) -> list[dict[str, Any]]:
+def status(folder: Path, **secrets: str) -> list[dict[str, Any]]:
     """What `onboard status` shows in another terminal, with nothing set but what `up` says."""
     done = subprocess.run(
         ["/bin/sh", "-c", f". {folder}/environment; exec {COMMAND[0]} -m cli.main status --json"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **secrets},
         cwd=folder.parent,
         capture_output=True,
         text=True,
@@ -191,6 +193,27 @@ def test_one_command_runs_everything_and_further_starts_go_on_with_the_same_data
             time.sleep(1)
         assert registration["status"] == "done", "the schedule goes on with the case"
         up.interrupted()
+
+
+def test_where_vendors_are_named_no_secret_stays_in_the_folder(tmp_path: Path) -> None:
+    folder, port = tmp_path / "up", free_port()
+    key, password = LedgerKey.new_text(), "hunter2"
+    with running_sandbox(tmp_path, {**clean_environment(), "PYTHONPATH": str(ROOT)}) as sandbox:
+        named = {
+            **sandbox.settings,
+            "ONBOARDING_LEDGER_URL": f"sqlite:///{tmp_path}/ledger.db",
+            "ONBOARDING_LEDGER_KEY": key,
+            "PGPASSWORD": password,
+        }
+        with running_up(folder, port, named) as up:
+            assert "ONBOARDING_LEDGER_KEY, ONBOARDING_OPENSPECIMEN_PASSWORD, PGPASSWORD: not in" in up.said
+            assert up.ended(up.start(1)) == ("COMPLETED", "Onboarded")
+            assert [case["status"] for case in status(folder, ONBOARDING_LEDGER_KEY=key)] == ["done"]
+            said = up.said + up.interrupted()
+    secrets = (key, password, seed.PASSWORD, seed.CLIENT_SECRET)
+    assert not [secret for secret in secrets if secret in said]
+    kept = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    assert not [file for file, text in kept.items() for secret in secrets if secret.encode() in text]
 
 
 def test_what_is_in_the_way_ends_a_start_without_leaving_a_process(tmp_path: Path) -> None:

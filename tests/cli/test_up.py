@@ -2,8 +2,11 @@
 
 import fcntl
 import socket
+import stat
+import subprocess
 
-from cli.up_folder import up_folder
+from cli.local import sandbox_settings
+from cli.up_folder import secret_names, up_folder
 from tests.support.installation import Installation, variables, without
 from tests.support.processes import free_port
 
@@ -71,3 +74,53 @@ def test_bad_settings_are_said_before_anything_is_started(installation: Installa
     assert ran.status == 2
     assert ran.said[0].startswith("ONBOARDING_MAX_SENDS: ")
     assert [path.name for path in (installation.folder / "up").iterdir()] == ["lock"]
+
+
+def test_a_secret_is_not_written_into_the_folder(installation: Installation) -> None:
+    addresses = dict.fromkeys(("openspecimen_url", "clinical_one_url", "token_url"), "https://vendor.example.org")
+    named = {
+        **sandbox_settings(addresses),
+        "ONBOARDING_LEDGER_KEY": "secret-1",
+        "ONBOARDING_OPENSPECIMEN_PASSWORD": "secret-2",
+        "ONBOARDING_CLINICAL_ONE_CLIENT_SECRET": "secret-3",
+        "ONBOARDING_OF_A_LATER_VERSION": "secret-4",
+        "ONBOARDING_LEDGER_URL": "postgresql+psycopg://db.example.org/onboarding?user=u&password=secret-5",
+        "ONBOARDING_CONCURRENCY": "7",
+        "PREFECT_API_URL": "http://127.0.0.1:4200/api",
+        "PGPASSWORD": "secret-6",
+        "PGHOST": "db.example.org",
+    }
+    (installation.folder / "environment").write_text("export ONBOARDING_LEDGER_KEY=secret-0\n")
+    (installation.folder / "environment").chmod(0o644)
+    secrets = secret_names(named)
+    with up_folder(installation.folder) as kept:
+        file = kept.write_environment(named, secrets)
+    text = file.read_text("utf-8")
+    assert "secret-" not in text
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert secrets == sorted(name for name, value in named.items() if "secret-" in value)
+    for name in secrets:
+        assert f"set in this terminal: {name}\n" in text, "else nobody knows what is left to do"
+    for name in named.keys() - secrets:
+        assert f"export {name}=" in text
+
+
+def test_commands_in_another_terminal_do_not_take_another_ledger_for_that_whose_address_is_secret(
+    installation: Installation,
+) -> None:
+    url = "ONBOARDING_LEDGER_URL"
+    with up_folder(installation.folder) as kept:
+        file = kept.write_environment({url: "postgresql+psycopg://u:secret@db.example.org/o"}, [url])
+    sourced = ["/bin/sh", "-c", f". {file}; echo went on"]
+    unset = subprocess.run(sourced, env={}, capture_output=True, text=True, check=False)
+    assert (unset.returncode != 0, unset.stdout) == (True, "")
+    assert f"{url}: holds a password" in unset.stderr
+    assert subprocess.run(sourced, env={url: "set"}, capture_output=True, text=True, check=True).stdout == "went on\n"
+
+
+def test_the_address_of_a_ledger_is_no_secret_without_a_password() -> None:
+    assert (
+        secret_names({"ONBOARDING_LEDGER_URL": "postgresql+psycopg://u@db.example.org/onboarding?sslmode=require"})
+        == []
+    )
+    assert secret_names({"ONBOARDING_LEDGER_URL": "postgresql+psycopg://u:p@db.example.org/onboarding"}) != []
