@@ -29,6 +29,6 @@ async def test_a_ledger_that_cannot_say_which_case_is_next_ends_the_work_with_th
     tmp_path: Path, error: type[StoreUnavailable]
 ) -> None:
     async with laboratory(tmp_path) as lab:
+        cases = Unreadable(error("the ledger did not answer"))
         with pytest.raises(error, match="did not answer"):
-            cases = Unreadable(error("the ledger did not answer"))
             await work_cases(lab.bench, cases, lanes=3, told=lambda _worked: None, stop=asyncio.Event())
