@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from math import inf
 from typing import Any, Final, TypeVar
 
-from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, BadSettings, LeaseLost
+from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, BadSettings, LeaseLost, LedgerError
 from onboarding.intake import IntakeRequest
 from onboarding.ledger import releasing
 from onboarding.ledger.async_ledger import AsyncLedger
@@ -26,6 +26,8 @@ from onboarding.vendors.clinical_one import ClinicalOneClient
 from onboarding.vendors.limits import Limits
 from onboarding.vendors.openspecimen import OpenSpecimenClient
 from onboarding.vendors.transport import VendorHttp
+
+REQUEST_UNREADABLE: Final = "REQUEST_UNREADABLE"
 
 T = TypeVar("T")
 _PAUSE_LASTS_S: Final = 1.0
@@ -140,14 +142,20 @@ class Workbench:
         )
         return found
 
-    def _session(self, lease: Lease) -> CaseSession:
-        return CaseSession(self.shared, lease, self.ledger.request_of(lease), self.systems, self.settings)
+    async def _session(self, lease: Lease) -> CaseSession:
+        try:
+            request = self.ledger.request_of(lease)
+        except (LedgerError, ValueError):  # it was changed, or is no request: another look would not help
+            await self.shared.fenced(lease, lambda write: write.need_attention(REQUEST_UNREADABLE))
+            raise
+        return CaseSession(self.shared, lease, request, self.systems, self.settings)
 
     @asynccontextmanager
     async def session(self, case_id: str, *, retry: bool = False) -> AsyncIterator[CaseSession | Held | Closed]:
         """Take a case's lease and renew it meanwhile; or say who holds the case, or why it cannot be worked.
 
-        Raises ``BadInput`` if the case's mode is not allowed here (any more).
+        Raises ``BadInput`` if the case's mode is not allowed here (any more), ``LedgerError`` if its request cannot be
+        decrypted: a person must look then, and nobody holds the case.
         """
         taking = asyncio.ensure_future(self.shared.take(case_id, self.runner, self.systems.addresses, retry=retry))
         try:
@@ -155,12 +163,13 @@ class Workbench:
         except asyncio.CancelledError:  # a signal: what was taken meanwhile is given back, lest it be held for nothing
             await asyncio.wait({taking})
             if taking.exception() is None and isinstance(lease := taking.result(), Lease):
-                await self._session(lease).abandon()
+                with suppress(LedgerError, ValueError):
+                    await (await self._session(lease)).abandon()
             raise
         if isinstance(taken, Held | Closed):
             yield taken
             return
-        session = self._session(taken)
+        session = await self._session(taken)
         async with session.renewing():
             try:
                 yield session
