@@ -140,6 +140,8 @@ def _hints(counts: BatchCounts, summary: Summary, written: Path | None, mend: Pa
         yield f"{stopped}it goes on with{at}: {summary.again}"
         if summary.left.why is not Rest.STOPPED:
             yield "or by itself, as each case falls due: onboard resume --all --watch"
+        else:
+            yield "where onboard resume --all --watch or the schedule of resume-cases runs, its cases go on by themselves"
     if written is not None:
         yield f"what became of each row: {written}"
     if mend is not None:

@@ -23,6 +23,10 @@ from onboarding.workbench import Workbench
 from tasks.case_tasks import work_by_tasks
 from tasks.chunk import Pieces, work_by_chunks
 
+GOES_ON = (
+    "Cases that are due go on by themselves with the schedule of resume-cases: pause it to keep them from that, or cancel cases "
+    "with onboard decide CASE cancel."
+)
 _LANES_OF_TASKS = 16
 """Cases at a time whose steps are task runs: more only queue up in the Prefect client."""
 
@@ -98,7 +102,9 @@ class BatchRun:
         if waiting and left.due_at is not None:
             what += f" Next look {left.due_at:%Y-%m-%d %H:%M:%S} UTC ({left.why})."
         if left.why is Rest.STOPPED:
-            return ended(Ending.CANCELLED, None, what=f"{what} It was stopped; a run with this batch_id goes on.")
+            return ended(
+                Ending.CANCELLED, None, what=f"{what} It was stopped; a run with this batch_id goes on. {GOES_ON}"
+            )
         cancelled = counts.of(CaseStatus.CANCELLED)
         if attention or left_out or cancelled:
             return ended(Ending.BATCH_NEEDS_ATTENTION, None, what=what, batch_id=self._batch_id)

@@ -11,11 +11,11 @@ from prefect.runtime import flow_run
 from flows.asked import asked_flow, shown
 from flows.batch_artifacts import ROWS_SHOWN, plan_words, save_plan
 from flows.batch_asked import MOST_LANES, AskedBatch, name_of_batch_run, read_batch_asked, storable_batch
-from flows.batch_work import BatchRun
+from flows.batch_work import GOES_ON, BatchRun
 from flows.run import ended, ended_by, workbench_of_this_run
 from onboarding.batch.dry_run import PlanCounts, Planned, Subject, plan_all, subjects_of
-from onboarding.batch.inbox import InboxBusy, inbox_of
-from onboarding.batch.intake import Intake, take_in_file
+from onboarding.batch.inbox import InboxBusy, Taken, inbox_of
+from onboarding.batch.intake import Intake, IntakeStopped, take_in_file
 from onboarding.batch.reading import open_batch
 from onboarding.batch.stopping import until_stopped
 from onboarding.endings import Ending
@@ -50,6 +50,11 @@ LanesField = Annotated[
         le=MOST_LANES,
     ),
 ]
+
+
+_FILE_STAYS = (
+    "The file lies in .taken, and the schedule of take-inbox goes on with it within a minute, unless it is paused."
+)
 
 
 def run_name() -> str:
@@ -96,20 +101,18 @@ async def work_file(
     A run that is stopped leaves the file where the next one finds it.
     """
     with inbox_of(bench.settings).take(name) as taken:
+        stop = asyncio.Event()
         try:
-            intake: Intake = await bench.in_thread(
-                lambda: take_in_file(
-                    bench.ledger,
-                    taken.path,
-                    addresses=bench.systems.addresses,
-                    actor=bench.runner.actor,
-                    settings=bench.settings,
-                    skip_bad=skip_bad,
-                )
-            )
+            intake = await _taken_in(bench, taken, stop, skip_bad=skip_bad)
         except BadInput as error:
             taken.reject(error.problems)
             raise
+        except IntakeStopped as error:
+            return ended(Ending.CANCELLED, None, what=f"{error} {_FILE_STAYS}")
+        if stop.is_set():
+            said = "stopped while the file was taken in; its cases may have been opened, and none was begun."
+            return ended(Ending.CANCELLED, None, what=f"{said} {GOES_ON} {_FILE_STAYS}")
+        assert intake is not None
         if not intake.released:
             place = await bench.in_thread(lambda: taken.finish(bench.ledger, intake.batch_id, released=False))
             what = f"{intake.left_out} of {intake.rows} rows have problems" if intake.whole else "it could not be read"
@@ -122,7 +125,30 @@ async def work_file(
             await bench.in_thread(lambda: taken.finish(bench.ledger, intake.batch_id, released=True))
             before = " This very file was taken in before; nothing was opened twice." if intake.known else ""
             state.message = f"{state.message or ''}{before}"
+        elif state.name == Ending.CANCELLED:
+            state.message = f"{state.message or ''} {_FILE_STAYS}"
         return state
+
+
+async def _taken_in(bench: Workbench, taken: Taken, stop: asyncio.Event, *, skip_bad: bool) -> Intake | None:
+    """Take a file in, unless a signal or a cancellation comes first; None if that came too late to tell."""
+
+    def take() -> Intake:
+        return take_in_file(
+            bench.ledger,
+            taken.path,
+            addresses=bench.systems.addresses,
+            actor=bench.runner.actor,
+            settings=bench.settings,
+            skip_bad=skip_bad,
+            stopped=stop.is_set,
+        )
+
+    try:
+        return await until_stopped(bench.in_thread(take), stop)
+    except asyncio.CancelledError:
+        stop.set()  # for the thread, which no cancellation reaches
+        raise
 
 
 async def _show_plan(bench: Workbench, asked: AskedBatch, lanes: int) -> State[Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onboarding.batch.reading import BatchFile, Row, RowProblem, open_batch
-from onboarding.errors import BadInput
+from onboarding.errors import BadInput, OnboardingError
 from onboarding.ledger import batches, drafting, opening, releasing
 from onboarding.ledger.batch_states import BatchState, RowStanding
 from onboarding.ledger.drafting import BadRow, Draft
@@ -17,6 +17,17 @@ from onboarding.workbench import check_mode
 
 Report = Callable[[RowProblem], None]
 _BLOCK = 1 << 20
+
+
+class IntakeStopped(OnboardingError):
+    """The reading of a file was stopped before it was released: nothing was opened, and its drafts are gone."""
+
+    def __init__(self) -> None:
+        super().__init__("stopped while the file was read; nothing was opened.")
+
+
+def _go_on() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,7 @@ def take_in_file(
     settings: Settings,
     skip_bad: bool = False,
     report: Report | None = None,
+    stopped: Callable[[], bool] = _go_on,
 ) -> Intake:
     """Take in a file by its path; see ``take_in``. A file that was released before is recognised without parsing it."""
     version, sha256 = _version_of(path), _sha256_of(path)
@@ -70,6 +82,7 @@ def take_in_file(
             name=path.name,
             skip_bad=skip_bad,
             report=report,
+            stopped=stopped,
             unchanged=lambda: sha256 in (None, file.sha256) and _version_of(path) == version,
         )
 
@@ -84,6 +97,7 @@ def take_in(
     name: str | None = None,
     skip_bad: bool = False,
     report: Report | None = None,
+    stopped: Callable[[], bool] = _go_on,
     unchanged: Callable[[], bool] = lambda: True,
 ) -> Intake:
     """Read a file into the ledger and release its rows as cases, or reject it.
@@ -95,18 +109,21 @@ def take_in(
 
     It blocks: reading, encrypting and short transactions, a thousand rows each.
 
-    Raises ``LedgerError`` (``BatchGone`` among it: somebody swept this batch while its reading stood still).
+    Raises:
+        LedgerError: ``BatchGone`` among it: somebody swept this batch while its reading stood still.
+        IntakeStopped: ``stopped``, which may be asked in any thread, said so before anything was released.
     """
     batches.sweep(ledger)
     releasing.finish_releases(ledger)
     batch_id = batches.open_batch(ledger, addresses, actor=actor, name=name)
-    reading = _Reading(ledger, batch_id, settings, report or (lambda _problem: None))
+    reading = _Reading(ledger, batch_id, settings, report or (lambda _problem: None), stopped)
     try:
         reading.take(file)
         if reading.whole and not unchanged():
             reading.give_up(
                 RowProblem(0, 1, "file", "was written to while it was read; give it again when it is whole")
             )
+        reading.refuse_if_stopped()
     except BaseException:
         batches.reject(ledger, batch_id)
         raise
@@ -131,6 +148,7 @@ class _Reading:
     batch_id: str
     settings: Settings
     report: Report
+    stopped: Callable[[], bool]
     whole: bool = True
     rows: int = 0
     left_out: int = 0
@@ -176,7 +194,13 @@ class _Reading:
         for problem in problems:
             self.report(problem)
 
+    def refuse_if_stopped(self) -> None:
+        """Raise ``IntakeStopped`` if somebody wants no more of this."""
+        if self.stopped():
+            raise IntakeStopped
+
     def _store(self) -> None:
+        self.refuse_if_stopped()
         if not self._drafts and not self._bad:
             return
         found = drafting.add_rows(self.ledger, self.batch_id, self._drafts, self._bad)

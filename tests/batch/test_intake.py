@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from onboarding.batch.cells import harmless
-from onboarding.batch.intake import Intake, take_in, take_in_file
+from onboarding.batch.intake import Intake, IntakeStopped, take_in, take_in_file
 from onboarding.batch.reading import open_batch
 from onboarding.batch.results import RESULT_COLUMNS, errors_path, results_path, write_errors, write_results
 from onboarding.clocks import utc_now
@@ -355,3 +355,18 @@ def test_a_thousand_rows_with_a_tenth_poisoned_are_all_accounted_for(ledger: Led
     found = batches.batch(ledger, again.batch_id)
     assert found is not None
     assert (found.state, found.name, found.rows) == (BatchState.RELEASED, "subjects.errors.csv", 100)
+
+
+@pytest.mark.parametrize("asked", range(2))
+def test_a_file_whose_reading_is_stopped_opens_nothing_and_leaves_no_drafts(
+    ledger: Ledger, tmp_path: Path, asked: int
+) -> None:
+    path = written(tmp_path, *(cells(number) for number in range(1, 4)))
+    answers = iter([False] * asked + [True])  # while rows are stored; then, before they are released
+    with pytest.raises(IntakeStopped, match="nothing was opened"):
+        taken(ledger, path, stopped=lambda: next(answers))
+    assert next(answers, None) is None
+    assert ledger.cases() == []
+    count = "SELECT COUNT(*) FROM onboarding_batch_row"
+    assert ledger.store.read(lambda connection: connection.exec_driver_sql(count).scalar_one()) == 0
+    assert taken(ledger, path).opened == 3

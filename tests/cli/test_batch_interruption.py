@@ -34,6 +34,7 @@ def test_a_signal_lets_what_is_under_way_end_and_says_the_command_that_goes_on(
     assert process.returncode == 1
     assert "Traceback" not in err
     assert f"stopped; it goes on with: onboard batch {path} --concurrency 1" in out
+    assert "the schedule of resume-cases runs, its cases go on by themselves" in out
     assert outcomes(path) == {"done": 1, "open": 5}, "the case under way was finished, and none was begun"
     assert_all_is_given_back(installation)
     assert installation.run("batch", str(path)).status == 0
