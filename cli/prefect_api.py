@@ -20,7 +20,7 @@ import httpx
 
 from onboarding.errors import BadSettings, OnboardingError
 
-_ANSWERS_S: Final = 10.0
+_ANSWERS_S: Final = 30.0  # on SQLite, Prefect's server waits for its own locks for longer than one would think
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 5.0
 _CSRF_OFF: Final = (404, 422)  # what a server answers that knows no tokens, or wants none

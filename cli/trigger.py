@@ -36,7 +36,7 @@ def trigger(
     wait: Flag = False,
     timeout: float | None = None,
     idempotency_key: str | None = None,
-    patience: float = 60,
+    patience: float = 120,
     json: Flag = False,
 ) -> int:
     """Start a run through the Prefect API: of a request, a case, a batch, or a file in the inbox. It needs no ledger.

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.support.installation import Installation
 
-COMMANDS = ["subject", "batch", "resume", "status", "show", "doctor", "migrate"]
+COMMANDS = ["subject", "batch", "trigger", "resume", "status", "show", "doctor", "migrate"]
 OPTIONS = [
     "--json", "--dry-run", "--limit", "--only", "--vendor-text", "--registration", "--study", "--mode", "--kit",
     "--try-login-again", "--skip-bad", "--template", "--concurrency", "--batch",

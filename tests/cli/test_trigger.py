@@ -126,17 +126,17 @@ async def test_a_case_a_batch_or_a_file_of_the_inbox_is_started_too(
 
 
 async def test_the_same_again_finds_the_run_under_way_and_starts_another_once_it_has_ended(
-    api: ScriptedApi, installation: Installation
+    api: ScriptedApi, installation: Installation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     request = installation.request()
-    (first,) = (await api.trigger(request, "--json")).json_lines
-    again = await api.trigger(request)
+    (first,) = (await api.carried_out(capsys, request, json=True)).json_lines
+    again = await api.carried_out(capsys, request)
     assert again.out.startswith("Under way already: run run-1: ")
     for number, (kind, name) in enumerate(
         [("COMPLETED", "Onboarded"), ("CRASHED", "Crashed"), ("FAILED", "Failed")], 2
     ):
         api.end(api.sent[-1]["idempotency_key"], kind, name)
-        (later,) = (await api.trigger(request, "--json")).json_lines
+        (later,) = (await api.carried_out(capsys, request, json=True)).json_lines
         assert (later["created"], later["flow_run"]) == (True, f"run-{number}")
     keys = [one["idempotency_key"] for one in api.sent]
     digest = first["idempotency_key"].removesuffix("-1")
@@ -144,28 +144,30 @@ async def test_the_same_again_finds_the_run_under_way_and_starts_another_once_it
 
 
 async def test_after_a_hundred_runs_the_same_request_is_still_started(
-    api: ScriptedApi, installation: Installation
+    api: ScriptedApi, installation: Installation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     request = installation.request()
-    (first,) = (await api.trigger(request, "--json")).json_lines
+    (first,) = (await api.carried_out(capsys, request, json=True)).json_lines
     digest = first["idempotency_key"].removesuffix("-1")
     ended = run(state=("COMPLETED", "Onboarded", None))
     api.known = {key: {**ended, "idempotency_key": key} for key in (f"{digest}-{number}" for number in range(1, 201))}
-    (later,) = (await api.trigger(request, "--json")).json_lines
+    (later,) = (await api.carried_out(capsys, request, json=True)).json_lines
     assert (later["created"], later["idempotency_key"]) == (True, f"{digest}-201")
 
 
 async def test_a_key_holds_nothing_of_the_request_and_differs_with_what_is_wanted(
-    api: ScriptedApi, installation: Installation
+    api: ScriptedApi, installation: Installation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     request = installation.request()
     other = installation.request(subject__subject_id="F" * 32)
     merging = installation.request(registration__allow_merge=True)
-    for words in ((request,), (request, "--dry-run"), (other,), (merging,), ("--case", CASE)):
-        assert (await api.trigger(*words)).status == 0
+    for file in (request, other, merging):
+        assert (await api.carried_out(capsys, file)).status == 0
+    assert (await api.carried_out(capsys, request, dry_run=True)).status == 0
+    assert (await api.carried_out(capsys, None, case=CASE)).status == 0
     elsewhere = {"id": str(uuid4())}
     api.finds = answers(200, elsewhere)
-    await api.trigger(request)
+    await api.carried_out(capsys, request)
     keys = [one["idempotency_key"] for one in api.sent]
     filters = [json.loads(one.body) for one in api.server.calls("flow_runs/filter")]
     asked = filters[-1]["flow_runs"]["idempotency_key"]["any_"][0]
@@ -241,7 +243,7 @@ async def test_a_log_in_that_is_refused_is_named_not_shown_and_not_tried_again(
 
 
 async def test_a_server_that_wants_a_token_against_forged_requests_gets_one(
-    api: ScriptedApi, installation: Installation
+    api: ScriptedApi, installation: Installation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     usual = api.server.script
 
@@ -255,7 +257,7 @@ async def test_a_server_that_wants_a_token_against_forged_requests_gets_one(
             await usual(exchange)
 
     api.server.script = protected
-    ran = await api.trigger(installation.request())
+    ran = await api.carried_out(capsys, installation.request())
     assert ran.status == 0, ran.err
     (client,) = {one.target.partition("client=")[2] for one in api.requests if "csrf-token" in one.target}
     assert {one.headers["prefect-csrf-client"] for one in api.server.calls("create_flow_run")} == {client}
@@ -282,10 +284,12 @@ async def test_what_is_no_prefect_api_or_not_set_up_is_told_apart(
     assert api.sent == []
 
 
-async def test_a_busy_server_is_asked_again_with_the_same_key(api: ScriptedApi, installation: Installation) -> None:
+async def test_a_busy_server_is_asked_again_with_the_same_key(
+    api: ScriptedApi, installation: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
     busy = answers(503, {"detail": "Service Unavailable"})
     api.starts = in_turn(busy, busy, api._start)  # noqa: SLF001 - what it does by itself
-    ran = await api.trigger(installation.request(), "--json", "--patience", "20", quick=False)
+    ran = await api.carried_out(capsys, installation.request(), json=True, patience_s=20)
     assert (ran.status, ran.err) == (0, "")
     assert ran.json_lines[0]["created"] is True
     assert len(api.sent) == 3
@@ -293,10 +297,10 @@ async def test_a_busy_server_is_asked_again_with_the_same_key(api: ScriptedApi, 
 
 
 async def test_an_answer_that_was_lost_is_asked_for_again_and_the_run_is_found(
-    api: ScriptedApi, installation: Installation
+    api: ScriptedApi, installation: Installation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api.starts = in_turn(api.lost, api._start)  # noqa: SLF001 - as above
-    ran = await api.trigger(installation.request(), "--json", "--patience", "20", quick=False)
+    ran = await api.carried_out(capsys, installation.request(), json=True, patience_s=20)
     assert (ran.status, ran.err) == (0, "")
     assert ran.json_lines[0]["flow_run"] == "run-1"
     assert len(api.known) == 1
@@ -331,10 +335,10 @@ async def test_where_nobody_knows_whether_a_run_was_started_the_key_is_said_with
 
 
 async def test_a_server_that_asks_for_patience_gets_it_and_has_started_nothing(
-    api: ScriptedApi, installation: Installation
+    api: ScriptedApi, installation: Installation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api.starts = answers(429, {"detail": "slow down"}, headers={"retry-after": "1"})
-    ran = await api.trigger(installation.request(), "--patience", "2.5", quick=False)
+    ran = await api.carried_out(capsys, installation.request(), patience_s=2.5)
     assert ran.status == 1
     assert "answers HTTP 429" in ran.said[0]
     assert "No run was started" in ran.said[0]
@@ -385,17 +389,19 @@ async def test_a_start_that_is_not_taken_is_no_start(
     assert "no run was started" in ran.said[0]
 
 
-async def test_a_key_of_ones_own_stands_for_one_run_for_ever(api: ScriptedApi, installation: Installation) -> None:
-    request, key = installation.request(), ("--idempotency-key", "monday-17")
-    assert (await api.trigger(request, *key)).status == 0
+async def test_a_key_of_ones_own_stands_for_one_run_for_ever(
+    api: ScriptedApi, installation: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request, key = installation.request(), "monday-17"
+    assert (await api.carried_out(capsys, request, key=key)).status == 0
     api.end("monday-17", "FAILED", "NeedsAttention")
-    again = await api.trigger(request, *key)
+    again = await api.carried_out(capsys, request, key=key)
     assert again.out.startswith("This key stands for run run-1: ")
     assert again.status == 4, "the status says how that run ended"
-    other = await api.trigger(installation.request(subject__subject_id="F" * 32), *key)
+    other = await api.carried_out(capsys, installation.request(subject__subject_id="F" * 32), key=key)
     assert (other.status, other.out) == (2, "")
     assert "it belongs to run run-1, which has other parameters; nothing was started" in other.said[0]
-    dry = await api.trigger(request, "--dry-run", *key)
+    dry = await api.carried_out(capsys, request, dry_run=True, key=key)
     assert dry.status == 2
     assert len(api.known) == 1
 
@@ -446,9 +452,11 @@ async def test_what_is_no_ending_of_ours_is_never_taken_for_success(
     assert says in ran.out
 
 
-async def test_programs_read_the_result_as_one_line(api: ScriptedApi, installation: Installation) -> None:
+async def test_programs_read_the_result_as_one_line(
+    api: ScriptedApi, installation: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
     api.states = [ended("COMPLETED", "AwaitingDispensation", f"case {CASE}: NOT_DISPENSED: wait.")]
-    ran = await api.trigger(installation.request(), "--wait", "--json")
+    ran = await api.carried_out(capsys, installation.request(), wait=True, json=True)
     assert ran.status == 3
     (line,) = ran.json_lines
     assert line.pop("idempotency_key") == api.sent[0]["idempotency_key"]
@@ -465,7 +473,7 @@ async def test_programs_read_the_result_as_one_line(api: ScriptedApi, installati
 
 
 async def test_a_server_that_is_restarted_meanwhile_does_not_end_the_wait(
-    api: ScriptedApi, installation: Installation
+    api: ScriptedApi, installation: Installation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api.states = [
         answers(200, run(state=("PENDING", "Pending", None))),
@@ -474,7 +482,7 @@ async def test_a_server_that_is_restarted_meanwhile_does_not_end_the_wait(
         answers(503, {"detail": "Service Unavailable"}),
         ended("COMPLETED", "Onboarded", None),
     ]
-    ran = await api.trigger(installation.request(), "--wait", "--patience", "20", quick=False)
+    ran = await api.carried_out(capsys, installation.request(), wait=True, patience_s=20)
     assert (ran.status, ran.err) == (0, "")
     assert f"Case {CASE}: Onboarded" in ran.out
 

@@ -98,13 +98,21 @@ class ScriptedApi:
         return self.server.requests
 
     async def carried_out(
-        self, capsys: pytest.CaptureFixture[str], request: str, *, key: str | None = None, wait: bool = False
+        self,
+        capsys: pytest.CaptureFixture[str],
+        request: str | None,
+        *,
+        case: str | None = None,
+        dry_run: bool = False,
+        patience_s: float = _PATIENCE_S,
+        **how: Any,
     ) -> Ran:
         """As ``trigger``, but in this process, which has imported everything; an error ends it as the command line does."""
+        wanted = read_wanted(request, case, dry_run=dry_run)
         with httpx.Client(base_url=f"{self.url}/", trust_env=False) as http:
-            api = PrefectApi(self.url, self.server.url, None, _PATIENCE_S, http)
+            api = PrefectApi(self.url, self.server.url, None, patience_s, http)
             try:
-                status = await asyncio.to_thread(carry_out, api, read_wanted(request), key=key, wait=wait)
+                status = await asyncio.to_thread(carry_out, api, wanted, **({"key": None, "wait": False} | how))
             except OnboardingError as error:
                 return Ran(EXIT_BAD_INPUT if isinstance(error, BadInput) else EXIT_FAULT, "", f"onboard: {error}")
         return Ran(status, *capsys.readouterr())
