@@ -110,6 +110,19 @@ class RequestConflict(OnboardingError):
         )
 
 
+class OnboardedElsewhere(RequestConflict):
+    """The request's case is done, at other systems than those set now, where nothing would be done for it."""
+
+    def __init__(self, case_id: str) -> None:
+        self.case_id = case_id
+        self.sections = []
+        OnboardingError.__init__(
+            self,
+            f"case {case_id} onboarded this subject at other systems (addresses) than the ones set now, where nothing was "
+            "done. Set those addresses again; or, if these are really other systems, give them a ledger of their own.",
+        )
+
+
 class IdentityConflict(Refused):
     """Another subject holds what this case wants to touch; pairing the wrong person is the worst error here."""
 

@@ -9,6 +9,7 @@ from onboarding.batch.reading import BatchFile, Row, RowProblem, open_batch
 from onboarding.errors import BadInput, OnboardingError
 from onboarding.ledger import batches, drafting, opening, releasing
 from onboarding.ledger.batch_states import BatchState, RowStanding
+from onboarding.ledger.batches import BatchView
 from onboarding.ledger.drafting import BadRow, Draft
 from onboarding.ledger.ledger import Ledger
 from onboarding.ledger.opening import Addresses
@@ -70,6 +71,7 @@ def take_in_file(
     """Take in a file by its path; see ``take_in``. A file that was released before is recognised without parsing it."""
     version, sha256 = _version_of(path), _sha256_of(path)
     if sha256 is not None and (known := batches.batch_of_file(ledger, batches.file_digest(ledger, sha256))):
+        _refuse_other_systems(known, addresses)
         releasing.finish_release(ledger, known.id)
         return _told(ledger, known.id, known=True)
     with open_batch(path) as file:
@@ -110,6 +112,7 @@ def take_in(
     It blocks: reading, encrypting and short transactions, a thousand rows each.
 
     Raises:
+        BadInput: the file was released before, for other systems than ``addresses``.
         LedgerError: ``BatchGone`` among it: somebody swept this batch while its reading stood still.
         IntakeStopped: ``stopped``, which may be asked in any thread, said so before anything was released.
     """
@@ -137,6 +140,9 @@ def take_in(
     released = releasing.release(ledger, batch_id, digest, reading.rows)
     if released != batch_id:
         batches.reject(ledger, batch_id)
+        known = batches.batch(ledger, released)
+        assert known is not None, "a released batch stays"
+        _refuse_other_systems(known, addresses)
     return _told(ledger, released, known=released != batch_id)
 
 
@@ -210,6 +216,15 @@ class _Reading:
             for problem in bad.problems:
                 place, _, what = problem.partition(": ")
                 self.report(RowProblem(bad.number, bad.line, place, what))
+
+
+def _refuse_other_systems(known: BatchView, addresses: Addresses) -> None:
+    """Else a batch that is done there would look done here, where nothing was sent."""
+    if known.addresses != addresses:
+        what = f"this very file was taken in before, as batch {known.id}, for other systems (addresses) than the ones set now. "
+        raise BadInput(
+            [f"file: {what}Set those again; or, if these are really other systems, give them a ledger of their own."]
+        )
 
 
 def _told(ledger: Ledger, batch_id: str, *, known: bool) -> Intake:

@@ -39,6 +39,7 @@ class BatchView:
     file_digest: str | None
     rows: int
     actor: str
+    addresses: Addresses
     created_at: datetime
     updated_at: datetime
 
@@ -233,6 +234,7 @@ def _view(key: LedgerKey, row: Mapping[str, Any]) -> BatchView:
         file_digest=row["file_digest"],
         rows=row["rows"],
         actor=row["actor"],
+        addresses=Addresses(row["openspecimen_address"], row["clinical_one_address"]),
         created_at=row["created_at"],
         updated_at=row["updated_at"],
     )

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Connection, insert, select, update
 
 from onboarding.clocks import utc_now
-from onboarding.errors import LedgerError, RequestConflict
+from onboarding.errors import LedgerError, OnboardedElsewhere, RequestConflict
 from onboarding.keys import LedgerKey
 from onboarding.ledger import opening
 from onboarding.ledger.batch_states import BatchState, RowStanding
-from onboarding.ledger.columns import BATCH_ROWS, BATCHES, CASES, Row, all_rows
-from onboarding.ledger.opening import Prepared
+from onboarding.ledger.columns import BATCH_ROWS, BATCHES, CASES, Row, all_rows, maybe_row
+from onboarding.ledger.opening import Addresses, Prepared
 from onboarding.ledger.states import CaseStatus
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def add_rows(ledger: "Ledger", batch_id: str, drafts: Sequence[Draft], bad: Sequ
     Those are rows that ask for another row's onboarding in another way (both rows are told) or for a change that their
     case does not take. Raises ``BatchGone``.
     """
-    refused = ledger.store.read(lambda c: _refusals(c, ledger.store.clock(c), drafts))
+    refused = ledger.store.read(lambda c: _refusals(c, ledger.store.clock(c), batch_id, drafts))
 
     def change(connection: Connection) -> list[BadRow]:
         _keep_filling(connection, batch_id)
@@ -73,14 +73,22 @@ def seal_problems(key: LedgerKey, batch_id: str, number: int, problems: Iterable
     return key.encrypt(utf8(json.dumps(list(problems))), problems_place(batch_id, number))
 
 
-def _refusals(connection: Connection, clock: tuple[str, float], drafts: Sequence[Draft]) -> dict[int, str]:
-    """Why the standing case of a row does not take the row's change, by the row's number."""
+def _refusals(
+    connection: Connection, clock: tuple[str, float], batch_id: str, drafts: Sequence[Draft]
+) -> dict[int, str]:
+    """Why the standing case of a row does not take the row, by the row's number."""
     keys = [draft.prepared.business_key for draft in drafts]
     query = select(CASES).where(CASES.c.business_key.in_(keys), CASES.c.status != CaseStatus.CANCELLED)
     standing = {row["business_key"]: row for row in all_rows(connection.execute(query))} if keys else {}
+    if not standing:
+        return {}
     refused = {}
+    addresses = _addresses_of(connection, batch_id)
     for draft in drafts:
         case = standing.get(draft.prepared.business_key)
+        if case is not None and opening.done_elsewhere(case, addresses):
+            refused[draft.number] = str(OnboardedElsewhere(case["id"]))
+            continue
         if case is None or case["request_digest"] == draft.prepared.request_digest:
             continue
         changed = opening.changed_sections(case, draft.prepared)
@@ -89,6 +97,15 @@ def _refusals(connection: Connection, clock: tuple[str, float], drafts: Sequence
         except RequestConflict as conflict:
             refused[draft.number] = str(conflict)
     return refused
+
+
+def _addresses_of(connection: Connection, batch_id: str) -> Addresses:
+    """The systems for which a batch opens cases; raises ``BatchGone``."""
+    query = select(BATCHES.c.openspecimen_address, BATCHES.c.clinical_one_address).where(BATCHES.c.id == batch_id)
+    found = maybe_row(connection.execute(query))
+    if found is None:
+        raise BatchGone(f"batch {batch_id} is not being read in any more: start it again with the same command.")
+    return Addresses(found["openspecimen_address"], found["clinical_one_address"])
 
 
 def _keep_filling(connection: Connection, batch_id: str) -> None:

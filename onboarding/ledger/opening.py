@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, select, update
 
 from onboarding.clocks import utc_now
-from onboarding.errors import RequestConflict
+from onboarding.errors import OnboardedElsewhere, RequestConflict
 from onboarding.keys import LedgerKey
 from onboarding.ledger import trail
 from onboarding.ledger.claims import give_back_claims
@@ -40,6 +40,7 @@ __all__ = [
     "Opened",
     "Prepared",
     "changed_sections",
+    "done_elsewhere",
     "insert_cases",
     "new_cases",
     "new_id",
@@ -80,12 +81,20 @@ def open_case(
             return Opened(prepared.case_id, created=True)
         existing = _live_case(connection, prepared.business_key)  # another runner was first
         assert existing is not None, "a live case with this business key stands"
+    if done_elsewhere(existing, addresses):
+        raise OnboardedElsewhere(existing["id"])
     if existing["request_digest"] == prepared.request_digest:
         return Opened(existing["id"], created=False)
     changed = changed_sections(existing, prepared)
     refuse_conflict(connection, existing, changed, epoch, seconds)
     _replace(connection, key, existing, prepared, changed, actor)
     return Opened(existing["id"], created=False, replaced=tuple(changed))
+
+
+def done_elsewhere(case: Mapping[str, Any], addresses: Addresses) -> bool:
+    """Whether the case is done, at other systems than these. One that is not done is closed when a runner takes it."""
+    opened_for = Addresses(case["openspecimen_address"], case["clinical_one_address"])
+    return case["status"] == CaseStatus.DONE and opened_for != addresses
 
 
 def changed_sections(case: Mapping[str, Any], prepared: Prepared) -> list[str]:

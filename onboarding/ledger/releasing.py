@@ -105,7 +105,8 @@ def _open_many(connection: Connection, batch_id: str, drafts: Sequence[Row], new
     changed = []
     for row in left:
         case = standing.get(row["business_key"])
-        if case is not None and case["request_digest"] == row["request_digest"]:
+        same = case is not None and case["request_digest"] == row["request_digest"]
+        if case is not None and same and not opening.done_elsewhere(case, _addresses(row)):
             _settle_one(connection, batch_id, row, RowStanding.FOUND, case_id=case["id"])
         elif row["case_id"] not in made:
             changed.append(row)
@@ -165,7 +166,8 @@ def _still_drafts(connection: Connection, batch_id: str, drafts: Sequence[Row]) 
 
 def _standing(connection: Connection, drafts: Sequence[Row]) -> dict[str, Row]:
     """The live cases of these business keys."""
-    query = select(CASES.c.id, CASES.c.business_key, CASES.c.request_digest).where(
+    names = ("id", "business_key", "request_digest", "status", "openspecimen_address", "clinical_one_address")
+    query = select(*(CASES.c[name] for name in names)).where(
         CASES.c.business_key.in_([row["business_key"] for row in drafts]), CASES.c.status != CaseStatus.CANCELLED
     )
     return {row["business_key"]: row for row in all_rows(connection.execute(query))} if drafts else {}

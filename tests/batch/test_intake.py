@@ -25,7 +25,7 @@ from onboarding.ledger.states import CaseStatus, StepName
 from onboarding.ledger.writes import Lease
 from onboarding.settings import Settings
 from tests.batch.test_reading import CELLS, table
-from tests.ledger.bench import ADDRESSES
+from tests.ledger.bench import ADDRESSES, OTHER_ADDRESSES
 from tests.support.requests import MARKER, example
 
 
@@ -370,3 +370,23 @@ def test_a_file_whose_reading_is_stopped_opens_nothing_and_leaves_no_drafts(
     count = "SELECT COUNT(*) FROM onboarding_batch_row"
     assert ledger.store.read(lambda connection: connection.exec_driver_sql(count).scalar_one()) == 0
     assert taken(ledger, path).opened == 3
+
+
+@pytest.mark.parametrize("piped", [False, True])
+def test_a_file_that_was_taken_in_for_other_systems_is_not_taken_for_done_at_these(
+    ledger: Ledger, tmp_path: Path, piped: bool
+) -> None:
+    path = written(tmp_path, cells(1), cells(2))
+    before = taken(ledger, path)
+    how: dict[str, Any] = {"addresses": OTHER_ADDRESSES, "actor": "tester", "settings": Settings()}
+
+    def again() -> Intake:
+        if not piped:
+            return take_in_file(ledger, path, **how)
+        with open_batch(io.BytesIO(path.read_bytes())) as file:
+            return take_in(ledger, file, **how)
+
+    with pytest.raises(BadInput, match=f"as batch {before.batch_id}, for other systems"):
+        again()
+    assert len(ledger.cases()) == 2
+    assert taken(ledger, path).known, "at the systems that it was taken in for it goes on"

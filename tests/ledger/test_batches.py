@@ -19,7 +19,7 @@ from onboarding.ledger.opening import prepare
 from onboarding.ledger.states import CaseStatus, StepStatus
 from onboarding.ledger.store import CommitUnknown, Store
 from onboarding.request import OnboardingRequest
-from tests.ledger.bench import ADDRESSES, REGISTRATION, Bench
+from tests.ledger.bench import ADDRESSES, LEASE_S, OTHER_ADDRESSES, REGISTRATION, Bench
 from tests.support.requests import MARKER, PARTICIPANT, example, request
 
 T = TypeVar("T")
@@ -68,6 +68,23 @@ def state(ledger: Ledger, batch_id: str) -> BatchState:
 
 def text_of(bench: Bench) -> str:
     return repr(bench.content())
+
+
+def test_cases_that_a_run_has_not_begun_yet_are_left_to_it_while_it_works_on_others_of_their_batch(
+    bench: Bench,
+) -> None:
+    released(bench.ledger, [wanted(1), wanted(2), wanted(3)])
+    first, second, third = bench.ledger.find_due(limit=9)
+    bench.park(bench.lease(second), 0)  # it was begun, and waits
+    lease = bench.lease(first)
+    alone = bench.open()
+    assert sorted(bench.ledger.find_due(limit=9)) == sorted([second, alone])
+    assert sorted(bench.ledger.find_due(limit=9, batch_id=bench.case(third).batch_id)) == sorted([second, third])
+    bench.park(lease, 0)
+    assert sorted(bench.ledger.find_due(limit=9)) == sorted([first, second, third, alone])
+    bench.lease(first)
+    bench.clock.advance(LEASE_S)
+    assert third in bench.ledger.find_due(limit=9), "a runner that was killed keeps nobody else away"
 
 
 def test_rows_are_no_cases_before_their_batch_is_released(bench: Bench) -> None:
@@ -129,6 +146,24 @@ def test_two_rows_that_ask_for_the_very_same_are_one_case(bench: Bench) -> None:
     assert (found[2].same_as, found[2].case_id) == (1, found[0].case_id)
     assert len(bench.ledger.cases()) == 2
     assert sum(batches.counts(bench.ledger, batch_id).cases.values()) == 2
+
+
+@pytest.mark.parametrize("done_before", ["it was read in", "it was released"])
+def test_a_row_whose_case_is_done_at_other_systems_is_left_out(bench: Bench, done_before: str) -> None:
+    requests = [wanted(1), wanted(2), wanted(1)]
+    lease = bench.open_and_lease(wanted(1))
+    if done_before == "it was read in":
+        bench.finish(lease)
+    batch_id = batches.open_batch(bench.ledger, OTHER_ADDRESSES, actor="tester")
+    refused = drafting.add_rows(bench.ledger, batch_id, drafts(bench.ledger, requests))
+    assert [bad.number for bad in refused] == ([1, 3] if done_before == "it was read in" else [])
+    if done_before == "it was released":
+        bench.finish(lease)
+    releasing.release(bench.ledger, batch_id, FILE, 3)
+    found = list(batches.outcomes(bench.ledger, batch_id))
+    assert [each.standing for each in found] == [R.LEFT_OUT, R.OPENED, R.LEFT_OUT]
+    assert f"case {lease.case_id} onboarded this subject at other systems" in found[0].problems[0]
+    assert [each.case_id for each in found if each.standing is R.LEFT_OUT] == [None, None]
 
 
 @pytest.mark.parametrize("at_once", [True, False])

@@ -13,10 +13,12 @@ from onboarding.ledger.claims import release_all, take_claims
 from onboarding.ledger.preparing import stored_request
 from onboarding.ledger.states import CaseStatus, StepStatus
 from onboarding.ledger.writes import CaseWrite
+from onboarding.request import OnboardingRequest
 from tests.ledger.bench import (
     DEVICE,
     EXCEPTION,
     INTENT,
+    OTHER_ADDRESSES,
     OTHER_INVENTORY,
     REGISTRATION,
     Bench,
@@ -183,6 +185,19 @@ def test_a_changed_request_is_refused_while_a_runner_holds_the_lease(bench: Benc
         bench.open(CHANGED)
     assert (refused.value.case_id, refused.value.sections) == (lease.case_id, ["registration"])
     assert bench.content() == before
+
+
+@pytest.mark.parametrize("again", [request(), CHANGED])
+def test_a_case_that_is_done_at_other_systems_is_not_taken_for_one_at_these(
+    bench: Bench, again: OnboardingRequest
+) -> None:
+    lease = bench.open_and_lease()
+    bench.finish(lease)
+    before = bench.content()
+    with pytest.raises(RequestConflict, match=f"case {lease.case_id} onboarded this subject at other systems"):
+        bench.ledger.open_case(again, OTHER_ADDRESSES, actor="tester")
+    assert bench.content() == before
+    assert bench.open() == lease.case_id
 
 
 @pytest.mark.parametrize("status", [S.OPEN, S.UNKNOWN, S.DONE])
