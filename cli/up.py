@@ -220,7 +220,7 @@ def _say_where(kept: UpFolder, variables: Mapping[str, str], *, stand_ins: bool)
     )
     out.print("Everything runs, until Ctrl-C.")
     for name, what in {
-        "Page": f"{page}/deployments (start onboard-subject there)",
+        "Page": f"{page}/v2/deployments (start onboard-subject there)",
         "API": variables["PREFECT_API_URL"],
         "Vendors": vendors,
         "Ledger": shown_url(settings.ledger_url),

@@ -4,12 +4,15 @@ Prefect's own validation names every wrong parameter's value in a log line, fail
 the parameters were stored. So they are read here: wrong ones are not stored by a direct call, and end as ``RequestRefused``.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, Self, TypeVar, cast
 
 from prefect.flows import Flow
 from pydantic import Field, ValidationError
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import MISSING
 
 from onboarding.errors import BadInput
 from onboarding.identifiers import normalise_id
@@ -17,11 +20,16 @@ from onboarding.json_input import kind_of, read_object
 from onboarding.problems import problem_lines
 from onboarding.request import OnboardingRequest
 
+NotShown = SkipJsonSchema[None]
+"""None for callers in Python; of a form, a field that is left empty is not there at all."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 NOT_STORED: Final = "not stored: it could not be used"
 _CASE_ID_LENGTH: Final = 12
+ID_PATTERN: Final = rf"^\s*[0-9A-Za-z]{{{_CASE_ID_LENGTH}}}\s*$"
+"""Of a case's or a batch's id, for JSON schemas."""
 _FLAGS: Final = ("dry_run", "retry_refused")
 
 
@@ -108,15 +116,20 @@ def storable_request(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {**parameters, "request": asked.request, "case_id": asked.case_id}
 
 
-def shown(*, title: str, description: str, **limits: Any) -> Any:
-    """How a form shows a run's parameter. Prefect takes a field's own title and description for those of its function."""
-    return Field(json_schema_extra={"title": title, "description": description}, **limits)
+def shown(*, title: str, description: str, **schema: Any) -> Any:
+    """How a form shows a run's parameter, and what its JSON schema says else.
+
+    Prefect takes a field's own title and description for those of its function.
+    """
+    return Field(json_schema_extra={"title": title, "description": description, **schema})
 
 
 class AskedFlow(Flow[P, R]):
     """A flow that reads its parameters itself; of those that cannot be used, only what is ``storable`` gets to the server."""
 
     storable: Callable[[Mapping[str, Any]], dict[str, Any]]
+    __signature__: inspect.Signature
+    """What Prefect makes the form of."""
 
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """The parameters as the server stores them for a flow that is called directly."""
@@ -127,7 +140,18 @@ class AskedFlow(Flow[P, R]):
         copy = super().with_options(**options)
         copy.__class__ = type(self)
         copy.storable = self.storable  # type: ignore[attr-defined]  # which the line above gave it
+        copy.__signature__ = self.__signature__  # type: ignore[attr-defined]
         return cast("Self", copy)
+
+
+def _signature_for_a_form(function: Callable[..., Any]) -> inspect.Signature:
+    """The function's signature without the default None, which a form would show as a value and send."""
+    signature = inspect.signature(function, eval_str=True)
+    parameters = [
+        parameter.replace(default=MISSING) if parameter.default is None else parameter
+        for parameter in signature.parameters.values()
+    ]
+    return signature.replace(parameters=parameters)
 
 
 def asked_flow(
@@ -147,6 +171,7 @@ def asked_flow(
     def make(function: Callable[P, R]) -> AskedFlow[P, R]:
         made = AskedFlow(function, **common, **options)
         made.storable = storable
+        made.__signature__ = _signature_for_a_form(function)
         return made
 
     return make

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
-from flows.asked import asked_flow, shown
+from flows.asked import ID_PATTERN, NotShown, asked_flow, shown
 from flows.decision import (
     REFERENCE_PATTERN,
     DecisionWord,
@@ -23,34 +23,40 @@ from onboarding.ledger.states import CaseStatus
 from onboarding.ledger.views import CaseView
 from onboarding.workbench import Workbench
 
-CaseField = Annotated[str, shown(title="Case", description="The case to decide about. Example: 7K3Q9M2XW4TB")]
+CaseField = Annotated[
+    str, shown(title="Case", description="The case to decide about. Example: 7K3Q9M2XW4TB", pattern=ID_PATTERN)
+]
 DecisionField = Annotated[
     DecisionWord,
     shown(
         title="Decision",
-        description="applied, absent: what became of an attempt that nobody here can know. retry: what was refused was mended "
-        "on the other side. cancel: the case is ended; refused while something is in doubt.",
+        description="applied: you looked, and it was applied. absent: you looked, and it was not; it is sent again. retry: what "
+        "was refused was mended, try again. cancel: end the case; not while something is in doubt.",
     ),
 ]
-ReasonField = Annotated[ReasonWord, shown(title="Reason", description="Why; it is kept in the case's trail.")]
+ReasonField = Annotated[
+    ReasonWord,
+    shown(title="Reason", description="Why you decide so; it is kept in the case's trail with your decision."),
+]
 ReferenceField = Annotated[
-    str | None,
+    str | NotShown,
     shown(
         title="Reference",
-        description="A ticket or a document that says more; no text about people. Example: CHG-4711",
+        description="A ticket or document that says more: 1 to 40 letters, digits and . _ / - but nothing about people. "
+        "Example: CHG-4711",
         pattern=f"^{REFERENCE_PATTERN}$",
     ),
 ]
 AttemptField = Annotated[
-    int | None,
+    int | NotShown,
     shown(
         title="Attempt",
-        description="Number of the attempt that you looked at; refused if there has been another since. Example: 1",
-        ge=0,
+        description="Number of the attempt that you looked at; the decision is refused if there was another since. Example: 1",
+        minimum=0,
     ),
 ]
 ExceptionField = Annotated[
-    str | None,
+    str | NotShown,
     shown(
         title="Exception id",
         description="For a DND exception that was applied: its id in Clinical One. Example: 6AF54DB79B764662B685D68C52AB0B84",

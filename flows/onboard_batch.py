@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
-from flows.asked import asked_flow, shown
+from flows.asked import ID_PATTERN, NotShown, asked_flow, shown
 from flows.batch_artifacts import ROWS_SHOWN, plan_words, save_plan
 from flows.batch_asked import MOST_LANES, AskedBatch, name_of_batch_run, read_batch_asked, storable_batch
 from flows.batch_work import GOES_ON, BatchRun
@@ -24,30 +24,41 @@ from onboarding.ledger import batches
 from onboarding.ledger.ledger import Ledger
 from onboarding.workbench import Workbench
 
-BatchField = Annotated[
-    str | None, shown(title="Batch", description="A batch that was taken in, to go on with. Example: 7K3Q9M2XW4TB")
-]
 FileField = Annotated[
-    str | None,
+    str | NotShown,
     shown(
         title="File in the inbox",
-        description="Name of a file in the folder ONBOARDING_INBOX, without a path; it is stored here, so it must name no "
-        "person. Example: site-12.csv",
+        description="Name of a file in the inbox (the folder ONBOARDING_INBOX), without a path. It is stored here, so it must "
+        "name no person. Example: site-12.csv",
+        minLength=1,
+    ),
+]
+BatchField = Annotated[
+    str | NotShown,
+    shown(
+        title="Batch",
+        description="A batch that was taken in before, to go on with, instead of a file. Example: 7K3Q9M2XW4TB",
+        pattern=ID_PATTERN,
     ),
 ]
 DryRunField = Annotated[
     bool, shown(title="Dry run", description="Read only, and show what would be done. Nothing is sent or stored.")
 ]
 SkipField = Annotated[
-    bool, shown(title="Leave bad rows out", description="Onboard the good rows of the file, and explain the others.")
+    bool,
+    shown(
+        title="Leave bad rows out",
+        description="Onboard the good rows of the file, and explain the others. Off: one bad row, and none is onboarded.",
+    ),
 ]
 LanesField = Annotated[
-    int | None,
+    int | NotShown,
     shown(
         title="Cases at a time",
-        description="How many cases are worked at a time; left out: the setting ONBOARDING_CONCURRENCY. Example: 48",
-        ge=1,
-        le=MOST_LANES,
+        description="How many cases are worked at a time, 1 to 1000. Left empty: as the setting "
+        "ONBOARDING_CONCURRENCY says. Example: 48",
+        minimum=1,
+        maximum=MOST_LANES,
     ),
 ]
 
@@ -64,8 +75,8 @@ def run_name() -> str:
 
 @asked_flow(storable=storable_batch, name="onboard-batch", flow_run_name=run_name)
 async def onboard_batch(
-    batch_id: BatchField = None,
     file: FileField = None,
+    batch_id: BatchField = None,
     dry_run: DryRunField = False,
     skip_bad: SkipField = False,
     concurrency: LanesField = None,

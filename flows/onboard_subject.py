@@ -6,7 +6,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from flows.asked import Asked, asked_flow, name_of_run, read_asked, shown, storable_request
+from flows.asked import ID_PATTERN, Asked, NotShown, asked_flow, name_of_run, read_asked, shown, storable_request
 from flows.plan_artifact import plan_rows, save_plan
 from flows.run import ended, ended_by, is_page_retry, not_worked, tag_run, workbench_of_this_run
 from onboarding.endings import Ending
@@ -19,17 +19,30 @@ from onboarding.workbench import Workbench, check_mode
 from tasks import work_by_tasks
 
 RequestField = Annotated[
-    OnboardingRequest | None,
-    shown(title="Request", description="Who is onboarded and what is asked for. Leave it out to go on with a case."),
+    OnboardingRequest | NotShown,
+    shown(
+        title="Request",
+        description="Who is onboarded, and what for: fill in the subject and at least one other section. A section in which "
+        "nothing is filled in is not asked for. Leave everything empty to go on with a case.",
+    ),
 ]
 CaseField = Annotated[
-    str | None, shown(title="Case", description="A case to go on with, instead of a request. Example: 7K3Q9M2XW4TB")
+    str | NotShown,
+    shown(
+        title="Case",
+        description="A case to go on with, instead of a request. Example: 7K3Q9M2XW4TB",
+        pattern=ID_PATTERN,
+    ),
 ]
 DryRunField = Annotated[
     bool, shown(title="Dry run", description="Read only, and show what would be done. Nothing is sent or stored.")
 ]
 RetryField = Annotated[
-    bool, shown(title="Try refused steps again", description="For a case that needs attention and was mended since.")
+    bool,
+    shown(
+        title="Try refused steps again",
+        description="For a case that needs attention, after what was refused is mended.",
+    ),
 ]
 
 

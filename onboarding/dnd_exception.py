@@ -47,6 +47,7 @@ class DndExceptionSection(Section):
     vendor_spellings: ClassVar[dict[str, str]] = {"kit_type_src_ids": "kitTypeSrcId", "visit_dnd": "visitDND"}
 
     all_countries: Flag = Field(
+        default=False,
         title="All countries",
         description="True for every country of the study; then give neither countries nor sites. Example: false",
         examples=[False],
@@ -81,6 +82,14 @@ class DndExceptionSection(Section):
         description="Days for each visit, at least one visit, each once. Example: one visit with 2 days",
         examples=[[{"visit_src_id": "6AF54DB79B764662B685D68C52AB0B84", "dnd": 2}]],
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _some_countries_unless_said(cls, given: object) -> object:
+        # A switch of a form that nobody touched says nothing; the vendor wants to be told.
+        if isinstance(given, Mapping) and not {"all_countries", "allCountries"} & given.keys():
+            return {**given, "all_countries": False}
+        return given
 
     @field_validator("countries", "site_ids", "kit_type_src_ids")
     @classmethod

@@ -79,16 +79,20 @@ def vendor_names(field_name: str) -> AliasChoices:
     return AliasChoices(field_name, to_camel(field_name))
 
 
-def _fit_for_a_form(schema: dict[str, Any], model: type[BaseModel]) -> None:
-    """Keep a form from sending null where nobody typed anything: in a registration null clears what stands."""
-    assert issubclass(model, Section)
-    for name, field_schema in schema.get("properties", {}).items():
-        if field_schema.get("default", ...) is None:
-            del field_schema["default"]
+def _fit_for_a_form(schema: dict[str, Any]) -> None:
+    """Describe each field as the page's form should show it; what is taken is decided by the model alone.
+
+    No defaults: the form would send them, so that a section in which nobody typed anything would not be left out. No choice
+    between null and a value: the form would name the types, and could not say which field of the value is wrong.
+    """
+    for field_schema in schema.get("properties", {}).values():
+        field_schema.pop("default", None)
         branches = [branch for branch in field_schema.get("anyOf", []) if branch != {"type": "null"}]
-        if name not in model.null_clears and len(branches) == 1 and "$ref" not in branches[0]:
+        if len(branches) == 1:
             del field_schema["anyOf"]
             field_schema.update({**branches[0], **field_schema})
+        if "const" in field_schema:  # else the form asks for text
+            field_schema["enum"] = [field_schema.pop("const")]
 
 
 class Section(BaseModel):

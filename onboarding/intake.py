@@ -149,7 +149,7 @@ class IntakeRequest(OnboardingRequest):
     registration: IntakeRegistration | None = Field(
         default=None,
         title="Registration (OpenSpecimen)",
-        description="What to update in OpenSpecimen. Left out: this step is not requested.",
+        description="What to update in OpenSpecimen. Nothing filled in: this step is not requested.",
     )
 
     def without_personal_data(self) -> OnboardingRequest:

@@ -112,7 +112,7 @@ class RegistrationSection(Section):
     external_subject_id: Line | None = Field(
         default=None,
         title="External subject id",
-        description="The subject's coded id in another system; null clears it. Example: TEST_001",
+        description="The subject's coded id in another system; null, in a file, clears it. Example: TEST_001",
         examples=["TEST_001"],
     )
     activity_status: Annotated[ActivityStatus | None, NotNull] = Field(
@@ -124,13 +124,13 @@ class RegistrationSection(Section):
     site: Line | None = Field(
         default=None,
         title="Site",
-        description="Name of the registration's site in OpenSpecimen; null clears it. Example: Berlin Centre",
+        description="Name of the registration's site in OpenSpecimen; null, in a file, clears it. Example: Berlin Centre",
         examples=["Berlin Centre"],
     )
     barcode: Line | None = Field(
         default=None,
         title="Barcode",
-        description="Barcode of the registration, unique in its protocol; null clears it. Example: REG-0001",
+        description="Barcode of the registration, unique in its protocol; null, in a file, clears it. Example: REG-0001",
         examples=["REG-0001"],
     )
     allow_merge: Flag = Field(
@@ -235,7 +235,7 @@ class OnboardingRequest(Section):
     registration: RegistrationSection | None = Field(
         default=None,
         title="Registration (OpenSpecimen)",
-        description="What to update in OpenSpecimen. Left out: this step is not requested.",
+        description="What to update in OpenSpecimen. Nothing filled in: this step is not requested.",
     )
     subject: SubjectSection = Field(
         title="Subject (Clinical One)", description="The subject to onboard: study, mode and subject id."
@@ -243,12 +243,12 @@ class OnboardingRequest(Section):
     device: DeviceSection | None = Field(
         default=None,
         title="Device (Clinical One)",
-        description="The mHealth device to register once it is dispensed. Left out: neither step is requested.",
+        description="The mHealth device to register once it is dispensed. Nothing filled in: neither step is requested.",
     )
     dnd_exception: DndExceptionSection | None = Field(
         default=None,
         title="DND exception (Clinical One)",
-        description="The Do Not Dispense exception that must exist. Left out: this step is not requested.",
+        description="The Do Not Dispense exception that must exist. Nothing filled in: this step is not requested.",
     )
 
     @model_validator(mode="after")

@@ -1,18 +1,22 @@
 """The parameters as the page's form and the API show them."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools import validate
+from prefect.utilities.schema_tools.validation import ValidationError as RefusedBySchema
 
+from flows import decide_case, onboard_batch, onboard_chunk, onboard_subject, resume_cases, take_inbox
 from flows.asked import NOT_STORED, name_of_run, read_asked
-from flows.onboard_subject import onboard_subject
 from onboarding.errors import BadInput
 from onboarding.request import OnboardingRequest
 from tasks.faults import told
 from tests.support.requests import MARKER, SUBJECT_ID, example, request
 
+FLOWS = (decide_case, onboard_batch, onboard_chunk, onboard_subject, resume_cases, take_inbox)
 SCHEMA: dict[str, Any] = parameter_schema(onboard_subject).model_dump()
 
 
@@ -39,16 +43,45 @@ def test_the_parameters_of_the_run_have_titles_for_people() -> None:
     }
 
 
-def test_nothing_is_called_field() -> None:
-    """That is what the page calls an optional object without a title of its own."""
-    for name, one in objects(SCHEMA):
-        if "properties" not in one:
-            continue
-        assert one.get("title") != "Field"
-        for field, facts in one["properties"].items():
-            branches = [branch for branch in facts.get("anyOf", []) if "$ref" in branch]
-            if branches:
-                assert facts["title"] != "Field", f"{name}.{field}"
+def test_nothing_is_called_field_or_by_its_type() -> None:
+    """So the page calls an optional object without a title, and the choices of a field that may be null."""
+    for flow in FLOWS:
+        for name, one in objects(parameter_schema(flow).model_dump()):
+            for field, facts in one.get("properties", {}).items():
+                assert not {"anyOf", "oneOf", "allOf"} & facts.keys(), f"{flow.name}: {name}.{field}"
+                assert facts.get("title") != "Field"
+                assert facts.get("type") != "null"
+
+
+def test_the_form_sends_nothing_that_nobody_chose_but_the_flags_and_limits_of_the_run() -> None:
+    """A default inside the request would be sent, and its section would count as asked for."""
+    defaults = {
+        f"{name}.{field}": facts["default"]
+        for flow in FLOWS
+        for name, one in objects(parameter_schema(flow).model_dump())
+        for field, facts in one.get("properties", {}).items()
+        if "default" in facts
+    }
+    assert defaults.pop("the run.limit") > 0
+    assert defaults == dict.fromkeys(("the run.dry_run", "the run.retry_refused", "the run.skip_bad"), False)
+
+
+def test_whole_words_and_numbers_have_their_limits_in_the_form() -> None:
+    batch = parameter_schema(onboard_batch).model_dump()["properties"]
+    assert (batch["concurrency"]["minimum"], batch["concurrency"]["maximum"]) == (1, 1000)
+    for facts in (SCHEMA["properties"]["case_id"], batch["batch_id"]):
+        assert re.fullmatch(facts["pattern"], " 7k3q9m2xw4tb")
+        assert not re.fullmatch(facts["pattern"], "7K3Q9M2XW4T")
+    activity = SCHEMA["definitions"]["RegistrationSection"]["properties"]["activity_status"]
+    assert activity["enum"] == ["Active"]
+
+
+@pytest.mark.parametrize("name", ["site", "ppid", "cp_title"])
+def test_the_api_takes_null_for_a_field_and_asks_to_leave_a_section_out(name: str) -> None:
+    validate({"request": example(**{f"registration__{name}": None}), "case_id": None}, SCHEMA, raise_on_error=True)
+    with pytest.raises(RefusedBySchema) as refused:
+        validate({"request": {**example(), "device": None}}, SCHEMA, raise_on_error=True)
+    assert "'request.device'" in str(refused.value)
 
 
 def test_the_form_asks_for_the_sections_in_the_order_of_the_steps() -> None:
@@ -152,6 +185,7 @@ def test_what_the_server_is_given_is_what_the_model_reads() -> None:
 def test_a_copy_of_the_flow_with_other_options_keeps_people_out_too() -> None:
     copy = onboard_subject.with_options(name="another")
     assert copy.serialize_parameters({"request": {"firstName": MARKER}}) == {"request": NOT_STORED}
+    assert parameter_schema(copy).model_dump() == SCHEMA
 
 
 def test_an_unforeseen_fault_is_told_by_its_place_in_our_code_and_not_by_its_text() -> None:

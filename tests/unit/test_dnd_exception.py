@@ -49,6 +49,12 @@ def test_the_documented_scopes_are_taken_without_a_warning(scope: dict[str, obje
     assert dnd_exception(**scope).warnings() == []
 
 
+def test_all_countries_left_out_is_told_to_the_vendor_as_false() -> None:
+    asked = dnd_exception(all_countries=LEFT_OUT)
+    assert asked.body()["allCountries"] is False
+    assert asked == dnd_exception(all_countries=False)
+
+
 @pytest.mark.parametrize("lists", [{"countries": ["US"]}, {"site_ids": [SITE_ID]}])
 def test_all_countries_and_a_list_contradict_each_other(lists: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match="give neither countries nor site_ids"):
