@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
-from flows.asked import ID_PATTERN, NOT_STORED, asked_flow, read_case_id, shown
+from flows.asked import NOT_STORED, asked_flow, read_case_id, shown
 from flows.batch_asked import read_batch_id
 from flows.run import ended, ended_by, label_run, workbench_of_this_run
 from onboarding.batch.engine import Worked, work_cases
@@ -18,13 +18,10 @@ from onboarding.errors import BadInput
 from onboarding.json_input import kind_of
 
 MOST_CASES: Final = 5000
-BatchField = Annotated[
-    str,
-    shown(title="Batch", description="The batch that the cases are of. Example: 7K3Q9M2XW4TB", pattern=ID_PATTERN),
-]
+BatchField = Annotated[str, shown(title="Batch", description="The batch that the cases are of. Example: 7K3Q9M2XW4TB")]
 CasesField = Annotated[
     list[str],
-    shown(title="Cases", description="The cases to work, by their ids. Example: 7K3Q9M2XW4TB", maxItems=MOST_CASES),
+    shown(title="Cases", description="The cases to work, by their ids. Example: 7K3Q9M2XW4TB", max_length=MOST_CASES),
 ]
 
 
@@ -69,7 +66,7 @@ async def onboard_chunk(batch_id: BatchField, case_ids: CasesField) -> State[Any
         batch, cases = read_chunk({"batch_id": batch_id, "case_ids": case_ids})
         async with workbench_of_this_run() as bench:
             await label_run(f"batch:{batch}")
-            work = work_cases(bench, _one_by_one(cases), lanes=bench.settings.concurrency, told=told, stop=stop)
+            work = work_cases(bench, one_by_one(cases), lanes=bench.settings.concurrency, told=told, stop=stop)
             await until_stopped(work, stop)
     except Exception as error:  # noqa: BLE001 - Prefect would store the text of any, and pickle it
         return ended_by(error)
@@ -78,6 +75,7 @@ async def onboard_chunk(batch_id: BatchField, case_ids: CasesField) -> State[Any
     return ended(Ending.CANCELLED if stop.is_set() else Ending.CHUNK_WORKED, None, what=what)
 
 
-async def _one_by_one(cases: list[str]) -> AsyncIterator[str]:
+async def one_by_one(cases: list[str]) -> AsyncIterator[str]:
+    """These cases, as ``work_cases`` takes them."""
     for case_id in cases:
         yield case_id

@@ -1,5 +1,6 @@
 """Go on with every case that is due: the flow that a schedule starts."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
@@ -7,20 +8,26 @@ from typing import Annotated, Any, Final
 from prefect.client.schemas.objects import State
 
 from flows.asked import asked_flow, shown
+from flows.onboard_chunk import one_by_one
 from flows.onboard_subject import onboard_subject
 from flows.run import ended, ended_by, workbench_of_this_run
+from onboarding.batch.engine import Worked, work_cases
+from onboarding.batch.stopping import until_stopped
 from onboarding.endings import Ending
 from onboarding.errors import BadInput
 from onboarding.json_input import kind_of
+from onboarding.workbench import Workbench
 
-MOST_CASES: Final = 1000
+MOST_CASES: Final = 5000
+RUNS_OF_THEIR_OWN: Final = 20
+"""So many due cases are worked by a run each; a run takes more than a second, so more of them are worked by this run itself."""
 LimitField = Annotated[
     int,
     shown(
         title="Cases at most",
         description="So many cases at most, the oldest due first; the rest is left to the next run. Example: 100",
-        minimum=1,
-        maximum=MOST_CASES,
+        ge=1,
+        le=MOST_CASES,
     ),
 ]
 
@@ -41,18 +48,22 @@ def storable_limit(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @asked_flow(storable=storable_limit, name="resume-cases", flow_run_name="due cases")
-async def resume_cases(limit: LimitField = 100) -> State[Any]:
+async def resume_cases(limit: LimitField = 1000) -> State[Any]:
     """Go on with every case that is due: a lease that ended, a wait that is over, whatever Prefect still shows.
 
-    Each case is worked by a run of its own, tagged with the case. One that needs attention does not fail this run.
+    Up to 20 cases are worked by a run each, tagged with the case; more of them in this run, many at a time. One that needs
+    attention does not fail this run. Cases of a batch that another run is just beginning are left to that run.
     """
+    endings: Counter[str] = Counter()
+    stop = asyncio.Event()
     try:
         most = read_limit(limit)
         async with workbench_of_this_run() as bench:
             await bench.finish_releases()
             due = await bench.find_due(most)
-        endings: Counter[str] = Counter()
-        for case_id in due:
+            if len(due) > RUNS_OF_THEIR_OWN:
+                await until_stopped(_work_here(bench, due, endings, stop), stop)
+        for case_id in due if len(due) <= RUNS_OF_THEIR_OWN else ():
             state: State[Any] = await onboard_subject(case_id=case_id, return_state=True)
             endings[state.name or state.type.value] += 1
     except Exception as error:  # noqa: BLE001 - Prefect would store the text of any, and pickle it
@@ -61,5 +72,16 @@ async def resume_cases(limit: LimitField = 100) -> State[Any]:
         return ended(Ending.NOTHING_DUE, None)
     cases = "1 case was" if len(due) == 1 else f"{len(due)} cases were"
     more = " There may be more." if len(due) == most else ""
-    counts = ", ".join(f"{count} {name}" for name, count in endings.most_common())
-    return ended(Ending.RESUMED, None, what=f"{cases} due: {counts}.{more}")
+    left = len(due) - endings.total()
+    counts = [f"{count} {name}" for name, count in endings.most_common()] + ([f"{left} not begun"] if left else [])
+    ending = Ending.CANCELLED if stop.is_set() else Ending.RESUMED
+    return ended(ending, None, what=f"{cases} due: {', '.join(counts)}.{more}")
+
+
+async def _work_here(bench: Workbench, due: list[str], endings: Counter[str], stop: asyncio.Event) -> None:
+    """Work many cases in this run, without a run or a task for each; counts how they ended."""
+
+    def told(worked: Worked) -> None:
+        endings[str(worked.ending or worked.code)] += 1
+
+    await work_cases(bench, one_by_one(due), lanes=bench.settings.concurrency, told=told, stop=stop)

@@ -64,7 +64,7 @@ ENDINGS: Final[dict[Ending, EndingFacts]] = {
     Ending.REQUEST_REFUSED: EndingFacts("FAILED", EXIT_BAD_INPUT, "the request cannot be taken; nothing was sent"),
     Ending.LEASE_LOST: EndingFacts("FAILED", EXIT_FAULT, "another run took the case over; this one stopped"),
     Ending.RESUMED: EndingFacts(
-        "COMPLETED", EXIT_ONBOARDED, "the cases that were due were worked; each has a run of its own"
+        "COMPLETED", EXIT_ONBOARDED, "the cases that were due were worked; up to 20 have a run each"
     ),
     Ending.NOTHING_DUE: EndingFacts("COMPLETED", EXIT_ONBOARDED, "no case was due"),
     Ending.DECIDED: EndingFacts("COMPLETED", EXIT_ONBOARDED, "the decision was carried out"),

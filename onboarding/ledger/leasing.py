@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, exists, false, or_, select, true
+from sqlalchemy import ColumnElement, Connection, and_, exists, false, or_, select, true
 
 from onboarding.errors import BadInput, LedgerError
 from onboarding.keys import LedgerKey
@@ -121,7 +121,8 @@ def find_due(
 
     ``logins`` are the digests of the connections' present credentials: a case that waits because one of them was refused
     is left out until it changes, or until the refusal is forgotten. ``modes``: no cases of other modes than these, which
-    would be refused each time and keep others from their turn. ``batch_id``: only cases that this batch asks for.
+    would be refused each time and keep others from their turn. ``batch_id``: only cases that this batch asks for. Without it,
+    cases that nobody has begun yet are left out while another of their batch is held: the run that has it begins them.
     """
     epoch, seconds = clock
     free = or_(CASES.c.lease_owner.is_(None), CASES.c.lease_epoch != epoch, CASES.c.lease_until <= seconds)
@@ -132,7 +133,7 @@ def find_due(
     due = or_(CASES.c.due_at <= now, CASES.c.blocked_login.is_not(None))
     allowed = true() if modes is None else CASES.c.mode.in_(list(modes))
     of_batch = (
-        true()
+        ~_waits_for_its_batch(epoch, seconds)
         if batch_id is None
         else exists().where(BATCH_ROWS.c.case_id == CASES.c.id, BATCH_ROWS.c.batch_id == batch_id)
     )
@@ -143,6 +144,19 @@ def find_due(
         .limit(limit)
     )
     return list(connection.execute(query).scalars())
+
+
+def _waits_for_its_batch(epoch: str, seconds: float) -> ColumnElement[bool]:
+    """Whether nobody has begun a case, though a runner has another one of its batch."""
+    other = CASES.alias("other")
+    held = select(other.c.batch_id).where(
+        other.c.status == CaseStatus.READY,
+        other.c.batch_id.is_not(None),
+        other.c.lease_owner.is_not(None),
+        other.c.lease_epoch == epoch,
+        other.c.lease_until > seconds,
+    )
+    return and_(CASES.c.takings == 0, CASES.c.batch_id.is_not(None), CASES.c.batch_id.in_(held))
 
 
 def keep_late_answer(connection: Connection, key: LedgerKey, case_id: str, actor: str, answer: dict[str, Any]) -> None:

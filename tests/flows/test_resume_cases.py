@@ -1,4 +1,4 @@
-"""`resume_cases`: every due case by a run of its own, whatever Prefect still shows of the run that left it."""
+"""`resume_cases`: every due case, a few by runs of their own, whatever Prefect still shows of the run that left it."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -12,7 +12,7 @@ from prefect.flow_engine import run_flow
 from prefect.states import Running, Scheduled
 
 from flows.onboard_subject import onboard_subject
-from flows.resume_cases import MOST_CASES, read_limit, resume_cases, storable_limit
+from flows.resume_cases import MOST_CASES, RUNS_OF_THEIR_OWN, read_limit, resume_cases, storable_limit
 from onboarding.errors import BadInput
 from onboarding.ledger.leasing import Runner
 from onboarding.ledger.states import CaseStatus
@@ -76,6 +76,24 @@ async def test_no_more_cases_than_asked_for_are_worked_and_the_rest_comes_next(l
     assert [lab.case(case_id).status for case_id in cases] == [CaseStatus.DONE, CaseStatus.READY]
     await resumed(lab, limit=1)
     assert lab.case(cases[1]).status is CaseStatus.DONE
+
+
+@pytest.mark.prefect
+async def test_many_due_cases_are_worked_in_the_run_itself_many_at_a_time(lab: FlowLab) -> None:
+    """A run for each would work less than one case a second: too few, where a large batch waits for its dispensations."""
+    many = RUNS_OF_THEIR_OWN + 1
+    cases = await open_cases(lab, *range(1, many + 1))
+    together = lab.fault("list_exceptions", "hold")
+    running = asyncio.create_task(resumed(lab))
+    await lab.control.wait_held(fault_id=together)
+    while sum(lab.case(case_id).lease_left_s > 0 for case_id in cases) < 2:  # noqa: ASYNC110 - the ledger signals nobody
+        await asyncio.sleep(0.05)
+    lab.control.remove_faults()
+    ran = await running
+    assert ran.how == ("COMPLETED", "Resumed")
+    assert ran.message == f"{many} cases were due: {many} Onboarded."
+    assert await runs_of(cases[0]) == []
+    assert lab.effects() == {"dnd_exception_created": 1}
 
 
 @pytest.mark.prefect
