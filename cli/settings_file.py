@@ -23,9 +23,22 @@ def write_settings(environ: Mapping[str, str] = os.environ) -> tuple[Settings, T
     """Keep the environment's settings in the settings file, so that every door finds them; gives what is in force then.
 
     Raises:
-        BadSettings: a setting is wrong, or the file names another ledger than the environment; nothing was written.
+        BadSettings: a setting is wrong, the file names another ledger than the environment, or it cannot be written;
+            nothing was written.
     """
     path = settings_file(environ)
+    try:
+        return _written(path, environ)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise BadSettings(
+            [
+                f"{PREFIX}SETTINGS_FILE: {path} cannot be written ({why}); name a file in a folder that this user may write to."
+            ]
+        ) from None
+
+
+def _written(path: Path, environ: Mapping[str, str]) -> tuple[Settings, Told]:
     if path.exists() and not path.is_file():
         raise BadSettings([f"{PREFIX}SETTINGS_FILE: {path} is no file; name one, or unset it."])
     # A file that is to be made is no mistake here.

@@ -122,6 +122,16 @@ def test_nothing_but_a_file_is_replaced(installation: Installation, path: str) -
     assert not Path("/dev/null").is_file()
 
 
+@pytest.mark.parametrize("place", ["file/settings.toml", "file/below/settings.toml", f"{'long' * 70}/settings.toml"])
+def test_a_settings_file_that_cannot_be_made_is_named(installation: Installation, place: str) -> None:
+    (installation.folder / "file").touch()
+    path = installation.folder / place
+    ran = installation.run("setup", variables=dict(variables(settings_file=path)))
+    assert ran.status == 2
+    (line,) = ran.said
+    assert line.startswith(f"ONBOARDING_SETTINGS_FILE: {path} cannot be written (")
+
+
 def test_a_wrong_setting_is_named_and_nothing_is_written(installation: Installation) -> None:
     ran = installation.run("setup", variables=dict(variables(max_sends=0, concurrency=9)))
     assert (ran.status, ran.out) == (2, "")
