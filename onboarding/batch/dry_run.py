@@ -4,12 +4,16 @@ import asyncio
 import csv
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 from onboarding.batch.cells import harmless
+from onboarding.batch.engine import closed_for_s
 from onboarding.batch.reading import Row, RowProblem
+from onboarding.batch.rounds import patience_s
 from onboarding.endings import EXIT_ATTENTION, EXIT_BAD_INPUT, EXIT_ONBOARDED, EXIT_WAITING
 from onboarding.errors import BadInput
 from onboarding.intake import IntakeRequest
@@ -17,6 +21,8 @@ from onboarding.ledger.states import StepName
 from onboarding.steps.planning import Action, PlanLine, plan
 from onboarding.workbench import Workbench, check_mode
 
+_LEFT_ALONE: Final = ("THROTTLED", "VENDOR_DOWN")
+_SHORTEST_WAIT_S: Final = 0.2
 PLAN_COLUMNS: Final = ("row", "line", "case", "subject", "step", "what would happen", "differences", "code", "note")
 
 
@@ -90,13 +96,18 @@ def subjects_of(rows: Iterable[Row], bench: Workbench) -> Iterator[Subject]:
 async def plan_all(
     bench: Workbench, subjects: Iterable[Subject], *, lanes: int, stop: asyncio.Event
 ) -> AsyncIterator[Planned]:
-    """Plan each subject, ``lanes`` of them at a time, in their order. What the vendors are asked is bounded by their limits."""
+    """Plan each subject, ``lanes`` of them at a time, in their order. What the vendors are asked is bounded by their limits.
+
+    A vendor that asks for a pause, or looks dead, is waited for, as long as a batch waits for it (``patience_s``).
+    """
     under_way: deque[asyncio.Task[Planned]] = deque()
+    patience = _Patience(bench, stop)
     try:
         for subject in subjects:
+            await patience.vendors_are_open()
             if stop.is_set():
                 break
-            under_way.append(asyncio.create_task(_planned(bench, subject)))
+            under_way.append(asyncio.create_task(_planned(bench, subject, patience)))
             if len(under_way) >= lanes:
                 yield await under_way.popleft()
         while under_way and not stop.is_set():
@@ -107,11 +118,44 @@ async def plan_all(
         await asyncio.gather(*under_way, return_exceptions=True)
 
 
-async def _planned(bench: Workbench, subject: Subject) -> Planned:
+class _Patience:
+    """How long a dry run waits in all for vendors that are to be left alone; anew whenever waiting was worth it."""
+
+    def __init__(self, bench: Workbench, stop: asyncio.Event) -> None:
+        self._bench = bench
+        self._stop = stop
+        self._ends_at: float | None = None
+
+    async def vendors_are_open(self, shortest_s: float = 0.0) -> bool:
+        """Wait until both vendors may be asked, ``shortest_s`` at least; False once that is worth it no more."""
+        while (pause_s := max(closed_for_s(self._bench), shortest_s)) > 0:
+            if self._ends_at is None:
+                self._ends_at = monotonic() + patience_s(self._bench.settings)
+            if self._stop.is_set() or monotonic() + pause_s > self._ends_at:
+                return False
+            shortest_s = 0.0
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), pause_s)
+        return not self._stop.is_set()
+
+    def was_worth_it(self) -> None:
+        """What could not be read was read after a wait."""
+        self._ends_at = None
+
+
+async def _planned(bench: Workbench, subject: Subject, patience: _Patience) -> Planned:
     if isinstance(subject.request, tuple):
         return Planned(subject.number, subject.line, problems=subject.request)
     lines = await plan(subject.request, bench.systems, bench.settings)
+    while _vendor_is_left_alone(lines) and await patience.vendors_are_open(_SHORTEST_WAIT_S):
+        lines = await plan(subject.request, bench.systems, bench.settings)
+        if not _vendor_is_left_alone(lines):
+            patience.was_worth_it()
     return Planned(subject.number, subject.line, subject.case_id, subject.request.subject.subject_id, tuple(lines))
+
+
+def _vendor_is_left_alone(lines: Iterable[PlanLine]) -> bool:
+    return any(line.action is Action.UNREADABLE and line.code in _LEFT_ALONE for line in lines)
 
 
 class PlanFile:

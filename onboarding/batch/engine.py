@@ -123,7 +123,7 @@ class _Queue:
 
     async def _vendors_are_open(self) -> bool:
         """Whether both vendors may be asked; a short pause is waited for."""
-        while (pause_s := _closed_for_s(self._bench)) > 0:
+        while (pause_s := closed_for_s(self._bench)) > 0:
             if pause_s > AWAITED_PAUSE_S:
                 self.closed_for_s, self._ended = pause_s, True
                 return False
@@ -135,7 +135,7 @@ class _Queue:
         return True
 
 
-def _closed_for_s(bench: Workbench) -> float:
+def closed_for_s(bench: Workbench) -> float:
     """Seconds for which one of the vendors is to be left alone; 0 if both may be asked."""
     return max(bench.systems.closed_for_s(system) for system in (OPENSPECIMEN, CLINICAL_ONE))
 
