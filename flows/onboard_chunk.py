@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
-from flows.asked import NOT_STORED, asked_flow, read_case_id, shown
+from flows.asked import ID_PATTERN, NOT_STORED, asked_flow, read_case_id, shown
 from flows.batch_asked import read_batch_id
 from flows.run import ended, ended_by, label_run, workbench_of_this_run
 from onboarding.batch.engine import Worked, work_cases
@@ -18,10 +18,13 @@ from onboarding.errors import BadInput
 from onboarding.json_input import kind_of
 
 MOST_CASES: Final = 5000
-BatchField = Annotated[str, shown(title="Batch", description="The batch that the cases are of. Example: 7K3Q9M2XW4TB")]
+BatchField = Annotated[
+    str,
+    shown(title="Batch", description="The batch that the cases are of. Example: 7K3Q9M2XW4TB", pattern=ID_PATTERN),
+]
 CasesField = Annotated[
     list[str],
-    shown(title="Cases", description="The cases to work, by their ids. Example: 7K3Q9M2XW4TB", max_length=MOST_CASES),
+    shown(title="Cases", description="The cases to work, by their ids. Example: 7K3Q9M2XW4TB", maxItems=MOST_CASES),
 ]
 
 

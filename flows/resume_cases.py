@@ -26,8 +26,8 @@ LimitField = Annotated[
     shown(
         title="Cases at most",
         description="So many cases at most, the oldest due first; the rest is left to the next run. Example: 100",
-        ge=1,
-        le=MOST_CASES,
+        minimum=1,
+        maximum=MOST_CASES,
     ),
 ]
 
