@@ -29,6 +29,15 @@ settings.load_profile("project")
 _CONTACTS = forbid_all_but_loopback()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the browser's tests."""
+    group = parser.getgroup("browser")
+    group.addoption(
+        "--require-browser", action="store_true", help="fail where there is no Chromium, instead of skipping"
+    )
+    group.addoption("--screenshots", action="store_true", help="take the pictures of docs/images anew")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that need PostgreSQL; keep those that share a Prefect server, or a played matrix, in one process."""
     for item in items:
