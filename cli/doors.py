@@ -1,6 +1,7 @@
 """The two doors: a configured Prefect API that answers runs the flow; else the same step code runs here, unobserved."""
 
 import os
+import ssl
 import sys
 import tomllib
 from collections.abc import Awaitable, Callable, Iterator
@@ -49,17 +50,28 @@ Door = Callable[[Workbench, str, bool], Awaitable[Worked]]
 
 def prefect_api() -> str | None:
     """The configured Prefect API, if it answers within a second. Prefect itself is not imported for that."""
-    url = os.environ.get("PREFECT_API_URL") or _profile_api()
+    url = os.environ.get("PREFECT_API_URL") or _of_profile("PREFECT_API_URL")
     if not url or not url.startswith(("http://", "https://")):
         return None
     try:
-        answer = httpx.get(f"{url.rstrip('/')}/health", timeout=_API_ANSWERS_S, trust_env=False)
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError):  # ValueError: a host that is no name
+        answer = httpx.get(f"{url.rstrip('/')}/health", timeout=_API_ANSWERS_S, trust_env=False, verify=_certificates())
+    except (
+        httpx.HTTPError,
+        httpx.InvalidURL,
+        ValueError,
+        OSError,
+    ):  # ValueError: no host's name; OSError: no such file
         return None
     return url if answer.status_code == httpx.codes.OK else None
 
 
-def _profile_api() -> str | None:
+def _certificates() -> ssl.SSLContext | bool:
+    """Those of one's own authority, where Prefect is told of one; else the usual ones."""
+    file = os.environ.get("PREFECT_API_SSL_CERT_FILE") or _of_profile("PREFECT_API_SSL_CERT_FILE")
+    return ssl.create_default_context(cafile=file) if file else True
+
+
+def _of_profile(setting: str) -> str | None:
     home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
     try:
         profiles = tomllib.loads((home / "profiles.toml").read_text("utf-8"))
@@ -68,8 +80,8 @@ def _profile_api() -> str | None:
     active = os.environ.get("PREFECT_PROFILE") or profiles.get("active")
     named = profiles.get("profiles")
     chosen = named.get(active) if isinstance(named, dict) and isinstance(active, str) else None
-    url = chosen.get("PREFECT_API_URL") if isinstance(chosen, dict) else None
-    return url if isinstance(url, str) else None
+    value = chosen.get(setting) if isinstance(chosen, dict) else None
+    return value if isinstance(value, str) else None
 
 
 async def connections(settings: Settings, api: str | None) -> Connections:
