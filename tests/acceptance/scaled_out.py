@@ -128,6 +128,13 @@ class Site:
         assert answer.status_code == httpx.codes.CREATED, answer.text
         return str(answer.json()["id"])
 
+    def switch_schedules_off(self) -> None:
+        """No deployment is started by its schedule any more."""
+        for found in self.api.post("deployments/filter", json={}).json():
+            for schedule in found["schedules"]:
+                place = f"deployments/{found['id']}/schedules/{schedule['id']}"
+                self.api.patch(place, json={"active": False}).raise_for_status()
+
     def cancel(self, run_id: str) -> None:
         """As the page's Cancel does."""
         body = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
@@ -159,9 +166,9 @@ def running_site(folder: Path, commands: WarmCommands) -> Iterator[Site]:
         site = Site(folder, postgres, addresses, stack)
         site.environment = site.installation(commands).environment
         site.start_prefect()
-        run_prefect(site.environment, "work-pool", "create", "onboarding", "--type", "process")
+        site.api.post("work_pools/", json={"name": "onboarding", "type": "process"}).raise_for_status()
         run_prefect(site.environment, "deploy", "--all", "--prefect-file", "deployments.yaml")
-        run_prefect(site.environment, "deployment", "schedule", "pause", "--all")  # each test starts what it wants
+        site.switch_schedules_off()  # each test starts what it wants
         yield site
         for one in site.workers:  # in order they would take half a minute each, after a run that was cancelled
             if one.process.poll() is None:
