@@ -34,10 +34,10 @@ pytestmark = [
     pytest.mark.skipif(installed_postgres() is None, reason="Prefect needs an installed PostgreSQL, with pg_trgm"),
 ]
 
-SUBJECTS: Final = 15
-KEYS: Final = 20
-"""The last five keys ask once more for what the first five do, as two callers do who do not know of each other."""
-TIMES: Final = 5
+SUBJECTS: Final = 8
+KEYS: Final = 10
+"""The last two keys ask once more for what the first two do, as callers do who do not know of each other."""
+TIMES: Final = 10
 CLIENTS: Final = 10
 PATIENT_S: Final = 60.0
 _GOES_ON_BY_ITSELF: Final = ("Onboarded", "RetryScheduled", "HeldByAnotherRun")
@@ -51,7 +51,7 @@ def site(tmp_path: Path, commands: WarmCommands) -> Iterator[Site]:
 
 @pytest.fixture
 def installation(site: Site, commands: WarmCommands) -> Iterator[Installation]:
-    """The site with an empty ledger on PostgreSQL and two workers; as patient as an installation is by default."""
+    """The site with an empty ledger on PostgreSQL and three workers; as patient as an installation is by default."""
     patient = variables(request_timeout_seconds=30, settle_seconds=1, lease_seconds=90)
     site.environment |= patient
     made = site.installation(commands)
@@ -61,7 +61,7 @@ def installation(site: Site, commands: WarmCommands) -> Iterator[Installation]:
     with site.postgres.server.fresh_database() as url:
         (site.folder / "settings.toml").write_text(f'ledger_url = "{url}"\n')
         assert made.run("migrate").status == 0
-        site.set_workers_up(2)
+        site.set_workers_up(3)
         yield made
 
 
