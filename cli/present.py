@@ -26,7 +26,6 @@ _STYLES: Final[Mapping[str, str]] = {
     "unknown": "bold red",
     "attention": "red",
     "cancelled": "dim",
-    "draft": "dim",
     "not_requested": "dim",
 }
 STEP_TITLES: Final = {

@@ -36,7 +36,7 @@ class Intake:
     """What taking a file in came to.
 
     Attributes:
-        batch_id: the batch, for ``batches.counts``, ``due_of_batch`` and ``outcomes``.
+        batch_id: the batch, for ``batches.counts``, ``batches.outcomes`` and ``Ledger.find_due``.
         released: its good rows are cases now. Else nothing was opened.
         known: this very file was released before; its batch goes on, and nothing was opened twice.
         whole: the file was read to its end (not if it cannot be told where a row begins, for instance).

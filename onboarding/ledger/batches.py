@@ -5,7 +5,7 @@ a few short transactions of a ``Ledger``, so that the leases of other runners ar
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +14,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from onboarding.clocks import utc_now
 from onboarding.keys import LedgerKey
-from onboarding.ledger import leasing, opening
+from onboarding.ledger import opening
 from onboarding.ledger.batch_states import BatchState, RowStanding
 from onboarding.ledger.columns import BATCH_ROWS, BATCHES, CASES, all_rows, maybe_row
 from onboarding.ledger.drafting import MAY_BE_RELEASED, problems_place, utf8
@@ -155,27 +155,6 @@ def counts(ledger: "Ledger", batch_id: str) -> BatchCounts:
         )
 
     return ledger.store.read(look)
-
-
-def due_of_batch(
-    ledger: "Ledger",
-    batch_id: str,
-    *,
-    limit: int,
-    logins: Sequence[str] = (),
-    modes: Sequence[str] | None = None,
-    now: datetime | None = None,
-) -> list[str]:
-    """Ids of the batch's cases that are ready, due and free, oldest due first; arguments as of ``Ledger.find_due``.
-
-    A case that an earlier batch or request opened is among them, if a row of this batch asks for it.
-    """
-    moment = now or utc_now()
-    return ledger.store.read(
-        lambda c: leasing.find_due(
-            c, ledger.store.clock(c), now=moment, limit=limit, logins=logins, modes=modes, batch_id=batch_id
-        )
-    )
 
 
 def outcomes(ledger: "Ledger", batch_id: str) -> Iterator[RowOutcome]:

@@ -82,8 +82,6 @@ def step_to_decide(case: CaseView) -> StepView | None:
 
 def offered(case: CaseView) -> tuple[Decision, ...]:
     """The decisions that make sense for the case as it stands; none while a runner works on it."""
-    if case.status is CaseStatus.DRAFT:
-        return (Decision.CANCEL,)
     if case.lease_left_s > 0 or case.status not in (CaseStatus.READY, CaseStatus.ATTENTION):
         return ()
     step = step_to_decide(case)

@@ -9,7 +9,7 @@ from onboarding.ledger.states import CASE_TRANSITIONS, STEP_TRANSITIONS, CaseSta
 
 _BEGINNINGS: Final[Mapping[type[StrEnum], tuple[StrEnum, ...]]] = {
     StepStatus: (StepStatus.PENDING, StepStatus.NOT_REQUESTED),
-    CaseStatus: (CaseStatus.READY, CaseStatus.DRAFT),
+    CaseStatus: (CaseStatus.READY,),
 }
 
 

@@ -25,7 +25,7 @@ LATE_ANSWER: Final = "LATE_ANSWER_CONTRADICTS"
 
 @dataclass(frozen=True)
 class Closed:
-    """The case cannot be worked as it stands: done, cancelled, a draft, or waiting for a person."""
+    """The case cannot be worked as it stands: done, cancelled, or waiting for a person."""
 
     status: CaseStatus
     reason: str | None
@@ -75,9 +75,7 @@ def take(
     if left > 0:
         return Held(case_id, left)
     status = CaseStatus(row["status"])
-    if status in (CaseStatus.DONE, CaseStatus.CANCELLED, CaseStatus.DRAFT) or (
-        status is CaseStatus.ATTENTION and not retry
-    ):
+    if status in (CaseStatus.DONE, CaseStatus.CANCELLED) or (status is CaseStatus.ATTENTION and not retry):
         return Closed(status, row["reason"])
     lease = Lease(case_id, secrets.token_hex(16), row["fence"] + 1, runner.lease_seconds, runner.actor)
     write = CaseWrite(rows, key, clock, lease, row)

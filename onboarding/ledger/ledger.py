@@ -49,7 +49,6 @@ class Ledger:
         *,
         actor: str,
         batch_id: str | None = None,
-        draft: bool = False,
     ) -> Opened:
         """Find or make the request's case; raises ``RequestConflict``."""
 
@@ -64,7 +63,6 @@ class Ledger:
                 epoch=epoch,
                 seconds=seconds,
                 batch_id=batch_id,
-                draft=draft,
             )
 
         return self.store.write(change)

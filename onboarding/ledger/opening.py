@@ -71,13 +71,12 @@ def open_case(
     epoch: str,
     seconds: float,
     batch_id: str | None = None,
-    draft: bool = False,
 ) -> Opened:
     """Find or make the request's case, in one transaction; raises ``RequestConflict``."""
     prepared = request if isinstance(request, Prepared) else prepare(key, request)
     existing = _live_case(connection, prepared.business_key)
     if existing is None:
-        if insert_cases(connection, new_cases(key, [prepared], addresses, actor=actor, batch_id=batch_id, draft=draft)):
+        if insert_cases(connection, new_cases(key, [prepared], addresses, actor=actor, batch_id=batch_id)):
             return Opened(prepared.case_id, created=True)
         existing = _live_case(connection, prepared.business_key)  # another runner was first
         assert existing is not None, "a live case with this business key stands"

@@ -125,7 +125,6 @@ def new_cases(
     *,
     actor: str,
     batch_id: str | None = None,
-    draft: bool = False,
 ) -> NewCases:
     """Put together what ``insert_cases`` writes, before the transaction that does."""
     now = utc_now()
@@ -135,7 +134,7 @@ def new_cases(
     for each in wanted:
         entry = trail.Entry(now, actor, "case_opened", detail={"sections": sorted(each.section_digests), **batch})
         events[each.case_id], seal = trail.sealed(key, each.case_id, 1, "", entry)
-        case = _case_values(each, addresses, now, draft=draft)
+        case = _case_values(each, addresses, now)
         cases[each.case_id] = {**case, "batch_id": batch_id, "trail_sequence": 1, "trail_seal": seal}
     return NewCases(cases, events, {each.case_id: list(_steps(each, now)) for each in wanted})
 
@@ -158,7 +157,7 @@ def insert_cases(connection: Connection, new: NewCases) -> set[str]:
     return made
 
 
-def _case_values(prepared: Prepared, addresses: Addresses, now: datetime, *, draft: bool) -> Row:
+def _case_values(prepared: Prepared, addresses: Addresses, now: datetime) -> Row:
     study_id, mode, subject_id, inventory_id = json.loads(prepared.business_key)
     return {
         "id": prepared.case_id,
@@ -172,7 +171,7 @@ def _case_values(prepared: Prepared, addresses: Addresses, now: datetime, *, dra
         "section_digests": dict(prepared.section_digests),
         "openspecimen_address": addresses.openspecimen,
         "clinical_one_address": addresses.clinical_one,
-        "status": (CaseStatus.DRAFT if draft else CaseStatus.READY).value,
+        "status": CaseStatus.READY.value,
         "due_at": now,
         "fence": 0,
         "takings": 0,

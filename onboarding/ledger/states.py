@@ -36,7 +36,6 @@ class StepStatus(StrEnum):
 class CaseStatus(StrEnum):
     """Where one case stands."""
 
-    DRAFT = "draft"
     READY = "ready"
     DONE = "done"
     ATTENTION = "attention"
@@ -66,7 +65,6 @@ class StepEvent(StrEnum):
 class CaseEvent(StrEnum):
     """What can happen to a case."""
 
-    RELEASED = "released"
     WAITING = "waiting"
     FINISHED = "finished"
     ATTENTION = "attention"
@@ -112,14 +110,13 @@ STEP_TRANSITIONS: Final[Mapping[StepEvent, Mapping[StepStatus, StepStatus]]] = {
 }
 
 CASE_TRANSITIONS: Final[Mapping[CaseEvent, Mapping[CaseStatus, CaseStatus]]] = {
-    CaseEvent.RELEASED: {_C.DRAFT: _C.READY},
     CaseEvent.WAITING: {_C.READY: _C.READY},
     CaseEvent.FINISHED: {_C.READY: _C.DONE},
     CaseEvent.ATTENTION: {_C.READY: _C.ATTENTION},
     CaseEvent.RESUMED: {_C.ATTENTION: _C.READY},
-    CaseEvent.REPLACED: {_C.READY: _C.READY, _C.ATTENTION: _C.READY, _C.DONE: _C.READY, _C.DRAFT: _C.DRAFT},
+    CaseEvent.REPLACED: {_C.READY: _C.READY, _C.ATTENTION: _C.READY, _C.DONE: _C.READY},
     CaseEvent.CONTRADICTED: {_C.READY: _C.ATTENTION, _C.DONE: _C.ATTENTION, _C.ATTENTION: _C.ATTENTION},
-    CaseEvent.CANCELLED: {_C.DRAFT: _C.CANCELLED, _C.READY: _C.CANCELLED, _C.ATTENTION: _C.CANCELLED},
+    CaseEvent.CANCELLED: {_C.READY: _C.CANCELLED, _C.ATTENTION: _C.CANCELLED},
 }
 
 

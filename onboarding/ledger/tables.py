@@ -64,7 +64,7 @@ class CaseRow(SQLModel, table=True):
             sqlite_where=text("status = 'ready'"),
             postgresql_where=text("status = 'ready'"),
         ),
-        _one_of("status", CaseStatus),
+        _one_of("status", ("draft", *CaseStatus)),  # the first migration let drafts in; no case has ever been one
     )
 
     id: str = Field(primary_key=True, max_length=26)

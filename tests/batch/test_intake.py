@@ -60,7 +60,7 @@ def taken(ledger: Ledger, path: Path, **options: Any) -> Intake:
 
 def work(ledger: Ledger, batch_id: str, *, attention: set[str]) -> None:
     """Work every due case of the batch: those of these registrations need attention, the others are done."""
-    for case_id in batches.due_of_batch(ledger, batch_id, limit=1000):
+    for case_id in ledger.find_due(batch_id=batch_id, limit=1000):
         lease = ledger.take(case_id, Runner("runner", 30.0), ADDRESSES)
         assert isinstance(lease, Lease)
         registration = ledger.request(case_id).registration
@@ -244,7 +244,7 @@ def test_the_errors_file_holds_exactly_the_rows_to_mend_and_is_input_again(
     errors.write_text(text.replace("'=1+1", "3"), "utf-8")  # a person mends it
     mended = taken(ledger, errors)
     assert (mended.released, mended.rows, mended.opened, mended.found) == (True, 2, 1, 1)
-    assert len(batches.due_of_batch(ledger, mended.batch_id, limit=10)) == 1
+    assert len(ledger.find_due(batch_id=mended.batch_id, limit=10)) == 1
     assert len(ledger.cases()) == 5
     third = next(case for case in ledger.cases() if case.subject_id.endswith("3"))
     registration = ledger.request(third.id).registration

@@ -109,7 +109,7 @@ def test_a_release_makes_cases_that_are_ready_each_with_its_trail(bench: Bench) 
 
 def test_a_case_of_a_batch_is_worked_like_any_other(bench: Bench) -> None:
     batch_id = released(bench.ledger, [wanted(1)])
-    (case_id,) = batches.due_of_batch(bench.ledger, batch_id, limit=5)
+    (case_id,) = bench.ledger.find_due(batch_id=batch_id, limit=5)
     lease = bench.lease(case_id)
     assert bench.ledger.request(case_id).subject.subject_id == f"{1:032X}"
     bench.finish(lease)
@@ -191,7 +191,7 @@ def test_a_row_whose_case_stands_finds_it(bench: Bench) -> None:
     assert [each.standing for each in found] == [R.FOUND, R.OPENED, R.REPEATED]
     assert [found[0].case_id, found[2].case_id] == [case_id, case_id]
     assert bench.ledger.events(case_id) == before
-    assert case_id in batches.due_of_batch(bench.ledger, batch_id, limit=5)
+    assert case_id in bench.ledger.find_due(batch_id=batch_id, limit=5)
 
 
 def test_a_changed_row_replaces_what_was_not_sent_when_it_is_released_and_no_sooner(bench: Bench) -> None:
@@ -359,14 +359,14 @@ def test_two_who_finish_the_same_release_at_once_open_each_case_once(
 def test_due_cases_of_a_batch_are_its_own_and_come_in_pieces(bench: Bench) -> None:
     bench.open(wanted(9))
     batch_id = released(bench.ledger, [wanted(number) for number in (1, 2, 3)])
-    due = batches.due_of_batch(bench.ledger, batch_id, limit=2)
+    due = bench.ledger.find_due(batch_id=batch_id, limit=2)
     assert len(due) == 2
     for case_id in due:
         bench.lease(case_id)
-    rest = batches.due_of_batch(bench.ledger, batch_id, limit=2)
+    rest = bench.ledger.find_due(batch_id=batch_id, limit=2)
     assert len(rest) == 1
     assert not set(rest) & set(due)
-    assert batches.due_of_batch(bench.ledger, batch_id, limit=2, modes=["active"]) == []
+    assert bench.ledger.find_due(batch_id=batch_id, limit=2, modes=["active"]) == []
 
 
 def test_counts_tell_statuses_with_their_reasons(bench: Bench) -> None:

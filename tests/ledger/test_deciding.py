@@ -48,10 +48,6 @@ def attention(bench: Bench, lease: Lease) -> str:
 # Where a case can stand
 
 
-def in_draft(bench: Bench) -> str:
-    return bench.open(draft=True)
-
-
 def fresh(bench: Bench) -> str:
     return bench.open()
 
@@ -208,7 +204,6 @@ def claim_of(write: CaseWrite) -> Any:
 ENDED = (C.CANCELLED, None)
 AGAIN = (C.READY, S.PENDING)
 STANDINGS: Mapping[Callable[[Bench], str], Mapping[Decision, tuple[CaseStatus, StepStatus | None]]] = {
-    in_draft: {D.CANCEL: ENDED},
     fresh: {D.RETRY: AGAIN, D.CANCEL: ENDED},
     leased: {},
     parked: {D.RETRY: AGAIN, D.CANCEL: ENDED},

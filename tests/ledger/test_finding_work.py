@@ -39,11 +39,6 @@ def test_only_cases_of_the_modes_that_are_asked_for_are_found(bench: Bench) -> N
     assert bench.ledger.find_due(limit=1, modes=["training", "active"]) == []
 
 
-def test_a_draft_is_not_due(bench: Bench) -> None:
-    bench.open(draft=True)
-    assert bench.ledger.find_due(limit=1) == []
-
-
 def test_cases_of_another_batch_are_not_found(bench: Bench) -> None:
     bench.open()
     assert bench.ledger.find_due(limit=1, batch_id="NO SUCH BATCH") == []

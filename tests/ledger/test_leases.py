@@ -188,9 +188,9 @@ def test_a_case_that_is_not_there_cannot_be_taken(bench: Bench) -> None:
         bench.take("NOBODY")
 
 
-@pytest.mark.parametrize("status", [CaseStatus.DRAFT, CaseStatus.DONE, CaseStatus.CANCELLED, CaseStatus.ATTENTION])
+@pytest.mark.parametrize("status", [CaseStatus.DONE, CaseStatus.CANCELLED, CaseStatus.ATTENTION])
 def test_a_closed_case_is_not_taken(bench: Bench, status: CaseStatus) -> None:
-    case_id = bench.open(draft=status is CaseStatus.DRAFT)
+    case_id = bench.open()
     if status is CaseStatus.DONE:
         bench.finish(bench.lease(case_id))
     elif status is CaseStatus.ATTENTION:

@@ -112,15 +112,6 @@ def test_openings_of_different_subjects_at_the_same_time_make_a_case_each(bench:
         assert len(set(threads.map(bench.open, requests))) == 12
 
 
-def test_a_draft_is_a_case_that_nobody_works_on(bench: Bench) -> None:
-    case_id = bench.open(draft=True)
-    assert bench.standing(case_id) == (CaseStatus.DRAFT, None)
-    assert bench.ledger.find_due(limit=10) == []
-    replaced = bench.opened(CHANGED)
-    assert (replaced.case_id, replaced.replaced) == (case_id, ("registration",))
-    assert bench.standing(case_id) == (CaseStatus.DRAFT, None)
-
-
 def test_cancelled_cases_do_not_count(bench: Bench) -> None:
     first = bench.open()
     bench.sql("UPDATE onboarding_case SET status = 'cancelled' WHERE id = :id", id=first)
