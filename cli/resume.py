@@ -65,7 +65,7 @@ async def _due(settings: Settings, *, watch: bool, limit: int, json: bool) -> in
             async with asyncio.TaskGroup() as group:
                 await bench.finish_releases()
                 lanes.start(group, await bench.find_due(limit), limit)
-                while watch:
+                while watch:  # a release can be interrupted at any time
                     await asyncio.sleep(_LOOK_S)
                     lanes.start(group, await _find_due(bench, limit), limit)
         except ExceptionGroup as failed:
@@ -76,6 +76,7 @@ async def _due(settings: Settings, *, watch: bool, limit: int, json: bool) -> in
 async def _find_due(bench: Workbench, limit: int) -> list[str]:
     """The cases that are due; none while the ledger's database cannot be reached, which a watch outlasts."""
     try:
+        await bench.finish_releases()
         return await bench.find_due(limit)
     except StoreUnavailable as error:
         print(f"onboard: {error}", file=sys.stderr)
@@ -107,6 +108,12 @@ class _Lanes:
             except OnboardingError as error:
                 for line in str(error).splitlines():
                     print(f"onboard: {line if case_id in line else f'case {case_id}: {line}'}", file=sys.stderr)
+                status = EXIT_FAULT
+            except Exception as error:  # noqa: BLE001 - one case's fault must not stop the others
+                what = (
+                    f"unexpected {type(error).__name__}; this is a mistake of ours, please report it."  # never its text
+                )
+                print(f"onboard: case {case_id}: {what}", file=sys.stderr)
                 status = EXIT_FAULT
         self._at_work.discard(case_id)
         self.statuses = [worst([*self.statuses, status])]

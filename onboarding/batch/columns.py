@@ -26,6 +26,7 @@ CLEAR: Final = "(clear)"
 
 LIST_SEPARATOR: Final = ";"
 _MAY_BE_MORE: Final = f"'{CLEAR[0]} \t\r\n"  # a cell that begins otherwise is no more than its text
+_SUGGESTIONS: Final = 20  # looking for the closest name takes a millisecond
 _EXAMPLE: Final = "'onboard batch --template' writes an example"
 NEEDED: Final = ("subject.study_id", "subject.mode", "subject.subject_id")
 
@@ -160,10 +161,12 @@ def read_header(cells: Sequence[str]) -> tuple[Header, list[str]]:
             "the first line must name the columns, such as registration.id, but it holds no name that is known; "
             + _EXAMPLE
         ]
+    unknown = [
+        (at, name) for at, (name, column) in enumerate(zip(names, columns, strict=True), 1) if name and not column
+    ]
     problems = [
-        f"column {at} ({_shown(name)}) is not known{_closest(name)}"
-        for at, (name, column) in enumerate(zip(names, columns, strict=True), start=1)
-        if name and column is None
+        f"column {at} ({_shown(name)}) is not known{_closest(name) if number < _SUGGESTIONS else ''}"
+        for number, (at, name) in enumerate(unknown)
     ]
     first: dict[str, int] = {}
     for at, column in enumerate(columns, start=1):

@@ -73,14 +73,15 @@ def look(ledger: Ledger, batch_id: str) -> Progress:
 class Pace:
     """How many cases get done a second, over the last while, and how long the rest takes at that."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
         self._seen: deque[tuple[float, int]] = deque()
 
     def add(self, progress: Progress) -> None:
         """Note how far it is now."""
-        now = monotonic()
+        now = self._clock()
         self._seen.append((now, progress.done))
-        while now - self._seen[0][0] > _WINDOW_S:
+        while len(self._seen) > 2 and now - self._seen[0][0] > _WINDOW_S:  # of a large batch, looks are far apart
             self._seen.popleft()
 
     @property

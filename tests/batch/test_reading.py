@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onboarding.batch.cells import harmless, without_mark
-from onboarding.batch.columns import COLUMNS
+from onboarding.batch.columns import COLUMNS, NEEDED, read_header
 from onboarding.batch.reading import BatchFile, Format, Row, RowProblem, open_batch
 from onboarding.batch.template import template_csv, template_notes
 from onboarding.errors import BadInput
@@ -183,6 +183,12 @@ def test_every_problem_of_every_row_is_told_with_line_and_column() -> None:
         ["row 3 (line 4)", "registration.participant.extension_detail"],
     ]
     assert MARKER not in repr(found)
+
+
+def test_names_are_suggested_for_the_first_unknown_columns_only() -> None:
+    _, problems = read_header([*NEEDED, *("registration.pppid" for _ in range(25))])
+    assert len(problems) == 25
+    assert ["did you mean registration.ppid?" in problem for problem in problems] == [True] * 20 + [False] * 5
 
 
 def test_a_problem_names_the_column_as_the_file_spells_it() -> None:

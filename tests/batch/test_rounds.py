@@ -10,7 +10,7 @@ import pytest
 
 from onboarding.batch.engine import due_cases, work_cases
 from onboarding.batch.intake import take_in_file
-from onboarding.batch.progress import look
+from onboarding.batch.progress import Pace, Progress, look
 from onboarding.batch.rounds import Left, Rest, patience_s, work_rounds
 from onboarding.batch.stopping import until_stopped
 from onboarding.intake import IntakeRequest
@@ -125,6 +125,17 @@ async def test_the_time_of_each_step_is_told_from_the_end_of_the_one_before(lab:
     assert set(seconds) == set(StepName)
     assert max(seconds, key=lambda step: seconds[step]) is StepName.DISPENSATION
     assert seconds[StepName.DISPENSATION] >= 0.4
+
+
+def test_the_pace_of_a_batch_is_known_however_far_apart_the_looks_at_it_are() -> None:
+    moments = iter([0.0, 25.0, 50.0, 55.0])
+    pace = Pace(lambda: next(moments))
+    found = []
+    for done in (0, 2500, 3000, 3100):
+        progress = Progress(done=done, untouched=1000, waiting=0, attention=0, cancelled=0, steps={})
+        pace.add(progress)
+        found.append((pace.per_second, pace.left_s(progress)))
+    assert found == [(0.0, None), (100.0, 10.0), (20.0, 50.0), (20.0, 50.0)]
 
 
 # Signals

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from onboarding.intake import parse_request
+from onboarding.ledger import batches, drafting
+from onboarding.ledger.drafting import Draft
 from onboarding.ledger.ledger import Ledger, open_ledger
 from onboarding.ledger.opening import Addresses
+from onboarding.ledger.preparing import prepare
 from onboarding.settings import load_settings
 from tests.steps.lab import only
 from tests.support.installation import Installation, variables, without
@@ -99,6 +102,18 @@ def test_a_case_that_cannot_be_read_is_named_and_keeps_no_other_from_its_turn(in
     assert installation.effects() == ["dnd_exception_created"]
 
 
+def test_a_fault_of_this_program_in_one_case_keeps_no_other_from_its_turn(installation: Installation) -> None:
+    cases = open_cases(installation, 1, 2)
+    with sqlite3.connect(installation.ledger_file) as database:
+        database.execute("UPDATE onboarding_case SET late_answers = '{' WHERE id = ?", [cases[0]])
+    database.close()
+    ran = installation.run("resume", "--all", "--json")
+    assert (ran.status, worked(ran)) == (1, cases[1:])
+    assert "Traceback" not in ran.err
+    (said,) = [line for line in ran.said if "unexpected JSONDecodeError" in line]
+    assert cases[0] in said
+
+
 def test_cases_of_a_mode_that_is_not_allowed_here_keep_no_other_from_its_turn(installation: Installation) -> None:
     open_cases(installation, 1, subject__mode="training")
     allowed = open_cases(installation, 2)
@@ -177,6 +192,23 @@ def test_a_watch_that_is_stopped_gives_every_lease_back(installation: Installati
     assert (found["case"], found["status"], found["being_worked"]) == (case, "ready", False)
     installation.control.remove_faults()
     assert installation.run("resume", "--all").status == 0
+
+
+def test_a_watch_finishes_a_release_that_is_interrupted_while_it_watches(installation: Installation) -> None:
+    installation.run("migrate")
+    with installation.started("resume", "--all", "--watch") as watch:
+        (first,) = open_cases(installation, 1)
+        wait_for(installation, lambda ledger: ledger.case(first).status == "done")  # so it watches
+        addresses = Addresses(installation.addresses["openspecimen_url"], installation.addresses["clinical_one_url"])
+        wanted = parse_request(only("dnd_exception", subject__subject_id=seed.subject_id(2)))
+        with ledger_of(installation) as ledger:
+            batch_id = batches.open_batch(ledger, addresses, actor="tester")
+            drafting.add_rows(ledger, batch_id, [Draft(1, 2, prepare(ledger.key, wanted))])
+            said = "UPDATE onboarding_batch SET state = 'releasing', file_digest = 'd', rows = 1"
+            ledger.store.write(lambda connection: connection.exec_driver_sql(said))  # and then its process was killed
+        wait_for(installation, lambda ledger: [case.status for case in ledger.cases()] == ["done", "done"])
+        watch.terminate()
+        watch.communicate(timeout=30)
 
 
 def test_a_slow_vendor_keeps_no_other_case_from_its_turn(installation: Installation) -> None:
