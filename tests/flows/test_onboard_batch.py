@@ -219,7 +219,7 @@ def test_only_what_can_be_used_is_stored() -> None:
 def test_the_form_says_what_each_field_is() -> None:
     fields = parameter_schema(onboard_batch).model_dump()["properties"]
     assert [one["title"] for one in fields.values()] == [
-        "Batch", "File in the inbox", "Dry run", "Leave bad rows out", "Cases at a time",
+        "File in the inbox", "Batch", "Dry run", "Leave bad rows out", "Cases at a time",
     ]  # fmt: skip
     assert all(one["description"] for one in fields.values())
 
