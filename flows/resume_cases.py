@@ -16,6 +16,7 @@ from onboarding.batch.stopping import until_stopped
 from onboarding.endings import Ending
 from onboarding.errors import BadInput
 from onboarding.json_input import kind_of
+from onboarding.ledger import batches
 from onboarding.workbench import Workbench
 
 MOST_CASES: Final = 5000
@@ -60,6 +61,7 @@ async def resume_cases(limit: LimitField = 1000) -> State[Any]:
         most = read_limit(limit)
         async with workbench_of_this_run() as bench:
             await bench.finish_releases()
+            await bench.in_thread(batches.sweep, bench.ledger)
             due = await bench.find_due(most)
             if len(due) > RUNS_OF_THEIR_OWN:
                 await until_stopped(_work_here(bench, due, endings, stop), stop)

@@ -10,10 +10,14 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 from prefect.flow_engine import run_flow
 from prefect.states import Running, Scheduled
+from sqlalchemy import update
 
 from flows.onboard_subject import onboard_subject
 from flows.resume_cases import MOST_CASES, RUNS_OF_THEIR_OWN, read_limit, resume_cases, storable_limit
+from onboarding.clocks import utc_now
 from onboarding.errors import BadInput
+from onboarding.ledger import batches
+from onboarding.ledger.columns import BATCHES
 from onboarding.ledger.leasing import Runner
 from onboarding.ledger.states import CaseStatus
 from onboarding.ledger.writes import Lease
@@ -66,6 +70,18 @@ async def test_a_case_that_needs_a_person_or_waits_does_not_fail_the_run(lab: Fl
     assert ran.message == "3 cases were due: 2 RetryScheduled, 1 NeedsAttention."
     again = await resumed(lab)
     assert (again.how, again.message) == (("COMPLETED", "NothingDue"), "no case was due.")
+
+
+@pytest.mark.prefect
+async def test_what_is_left_of_a_file_whose_reading_died_is_removed_a_day_later_without_another_file(
+    lab: FlowLab,
+) -> None:
+    ledger = lab.bench.ledger
+    begun = [batches.open_batch(ledger, lab.bench.systems.addresses, actor="tester") for _ in range(2)]
+    old = update(BATCHES).where(BATCHES.c.id == begun[0]).values(updated_at=utc_now() - batches.ABANDONED_AFTER)
+    ledger.store.write(lambda connection: connection.execute(old))
+    await resumed(lab)
+    assert [batches.batch(ledger, batch_id) is None for batch_id in begun] == [True, False]
 
 
 @pytest.mark.prefect
