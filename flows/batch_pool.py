@@ -23,6 +23,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Cancelling, Crashed
 
+from flows.onboard_chunk import left_alone_s
 from onboarding.batch.engine import due_cases
 from onboarding.batch.rounds import patience_s
 from onboarding.errors import BadSettings
@@ -60,9 +61,10 @@ class Pool:
         self._stop = stop
         self._log = get_run_logger()
         self._any_begun = False
+        self._left_alone_s = 0.0
 
-    async def work(self) -> None:
-        """Let the pool work everything of the batch that is due.
+    async def work(self) -> float:
+        """Let the pool work everything of the batch that is due; seconds for which a vendor is to be left alone, else 0.
 
         Raises:
             BadSettings: the deployment is not there, or no worker has begun a run for a long time.
@@ -78,6 +80,7 @@ class Pool:
             running = await self._once_it_answers(partial(self._still_running, running))
         if self._stop.is_set():
             await _end(running, Cancelling())
+        return self._left_alone_s
 
     async def _once_it_answers(self, ask: Callable[[], Awaitable[T]]) -> T:
         """What ``ask`` gives, as soon as the Prefect server and the ledger answer; not asked again once it is stopped."""
@@ -105,7 +108,9 @@ class Pool:
         """Those whose runs have something to do yet; of one that is left by its worker, the cases are due again."""
         async with get_client() as client:
             chosen = FlowRunFilter(id=FlowRunFilterId(any_=[one.run_id for one in running]))
-            states = {run.id: run.state for run in await client.read_flow_runs(flow_run_filter=chosen)}
+            runs = await client.read_flow_runs(flow_run_filter=chosen)
+        states = {run.id: run.state for run in runs}
+        self._left_alone_s = max([self._left_alone_s, *(left_alone_s(run.tags) for run in runs)])
         left: list[_ChunkRun] = []
         for one in running:
             state = states.get(one.run_id)

@@ -76,8 +76,7 @@ class BatchRun:
 
     async def _due_on_pool(self) -> float:
         workers = self._bench.settings.batch_workers
-        await Pool(self._bench, self._batch_id, workers=workers, stop=self._stop).work()
-        return 0.0
+        return await Pool(self._bench, self._batch_id, workers=workers, stop=self._stop).work()
 
     def _told(self, worked: Worked) -> None:
         if worked.ending is None:

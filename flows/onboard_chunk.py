@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from math import ceil
 from typing import Annotated, Any, Final
 
 from prefect.client.schemas.objects import State
@@ -18,6 +19,7 @@ from onboarding.errors import BadInput
 from onboarding.json_input import kind_of
 
 MOST_CASES: Final = 5000
+_LEFT_ALONE: Final = "vendor-left-alone:"
 BatchField = Annotated[
     str,
     shown(title="Batch", description="The batch that the cases are of. Example: 7K3Q9M2XW4TB", pattern=ID_PATTERN),
@@ -47,6 +49,12 @@ def storable_chunk(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"batch_id": batch_id, "case_ids": cases}
 
 
+def left_alone_s(tags: Iterable[str]) -> float:
+    """Seconds for which a vendor is to be left alone, as the tags of a chunk's run tell; else 0."""
+    told = [tag.removeprefix(_LEFT_ALONE) for tag in tags if tag.startswith(_LEFT_ALONE)]
+    return float(max((int(seconds) for seconds in told if seconds.isdecimal()), default=0))
+
+
 def run_name() -> str:
     """The batch, and how many of its cases."""
     try:
@@ -70,7 +78,9 @@ async def onboard_chunk(batch_id: BatchField, case_ids: CasesField) -> State[Any
         async with workbench_of_this_run() as bench:
             await label_run(f"batch:{batch}")
             work = work_cases(bench, one_by_one(cases), lanes=bench.settings.concurrency, told=told, stop=stop)
-            await until_stopped(work, stop)
+            closed_for_s = await until_stopped(work, stop)
+            if closed_for_s:  # a state's data would have to be stored; this the run of the batch can read
+                await label_run(f"batch:{batch}", f"{_LEFT_ALONE}{ceil(closed_for_s)}")
     except Exception as error:  # noqa: BLE001 - Prefect would store the text of any, and pickle it
         return ended_by(error)
     counts = ", ".join(f"{count} {name}" for name, count in endings.most_common()) or "none begun"

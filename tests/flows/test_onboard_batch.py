@@ -3,20 +3,23 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 from prefect import get_client
-from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterTags
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags, TaskRunFilter, TaskRunFilterTags
 from prefect.client.schemas.objects import State
+from prefect.flow_engine import run_flow
 from prefect.utilities.callables import parameter_schema
 
 from flows.asked import NOT_STORED
 from flows.batch_asked import name_of_batch_run, read_batch_asked, storable_batch
 from flows.onboard_batch import onboard_batch
+from flows.onboard_chunk import left_alone_s, onboard_chunk
 from flows.take_inbox import take_inbox
 from onboarding.batch.intake import Intake, take_in_file
 from onboarding.errors import BadInput
@@ -177,6 +180,42 @@ async def test_a_dry_run_reads_only_and_keeps_its_plan(small: FlowLab) -> None:
     assert MARKER not in str(plan)
     assert "externalSubjectId" in plan["data"]
     assert small.effects() == {}
+
+
+@pytest.mark.prefect
+async def test_the_run_of_a_shared_batch_hears_from_its_chunks_that_a_vendor_is_left_alone(
+    small: FlowLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONBOARDING_BATCH_WORKERS", "2")
+    batch_id = await taken_in(small, *(exception_row(number) for number in range(1, 13)))  # more of a chunk than lanes
+    small.fault("list_exceptions", "throttle", retry_after=600)
+    async with get_client() as client:
+        await client.create_deployment(flow_id=await client.create_flow(onboard_chunk), name="onboard-chunk")
+        running = asyncio.create_task(run(small, batch_id=batch_id))
+        try:
+            while not running.done():
+                await work_chunks(client, batch_id)
+                await asyncio.sleep(0.2)  # Prefect signals nobody here
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+    ran = running.result()
+    assert ran.how == ("COMPLETED", "BatchWaits"), ran.message
+    assert "12 waiting" in ran.message
+    assert "a vendor is left alone for a while" in ran.message
+
+
+async def work_chunks(client: PrefectClient, batch_id: str) -> None:
+    """What workers do: run the chunks of a batch that are scheduled, here one after another."""
+    tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"batch:{batch_id}"]))
+    for found in await client.read_flow_runs(flow_run_filter=tagged):
+        if found.deployment_id is not None and found.state is not None and found.state.is_scheduled():
+            await cast("Awaitable[Any]", run_flow(onboard_chunk, found, return_type="state"))
+
+
+def test_only_the_tag_of_a_chunk_tells_of_a_vendor() -> None:
+    assert left_alone_s(["batch:X", "vendor-left-alone:16", "vendor-left-alone:7"]) == 16.0
+    assert left_alone_s(["batch:X", "vendor-left-alone:long"]) == 0.0
 
 
 # Parameters
