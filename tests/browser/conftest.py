@@ -35,13 +35,6 @@ class House:
         return self.folder / "inbox"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process runs them all, since they share what is slow to start."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("browser"))
-
-
 @pytest.fixture(scope="package")
 def chromium(request: pytest.FixtureRequest) -> Iterator[Browser]:
     """The browser. Not for the whole session: while it runs, this thread can run no other event loop."""

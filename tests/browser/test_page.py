@@ -3,6 +3,7 @@
 from typing import Any
 
 import httpx
+import pytest
 from playwright.sync_api import expect
 
 from cli.demo import documented_request
@@ -10,6 +11,9 @@ from tests.browser.conftest import House
 from tests.browser.prefect_page import PrefectPage
 from tests.support.batch_files import csv_text, subject_row
 from vendor_sandbox import seed
+
+# One process runs them all, since they share what is slow to start.
+pytestmark = pytest.mark.xdist_group("browser")
 
 
 def only(section: str, number: int, **changes: Any) -> dict[str, Any]:
