@@ -49,6 +49,7 @@ class Site:
         self._stack = stack
         self._workers_begun = 0
         self._prefect = ExitStack()
+        self._prefect_runs = False
         stack.callback(self._prefect.close)
         self._port = free_port()
         self._database: dict[str, str] = {}
@@ -64,14 +65,16 @@ class Site:
         self.inbox.mkdir()
 
     def start_prefect(self) -> None:
-        """Ready when this returns."""
-        self._prefect.enter_context(
-            running_prefect_server(self.folder / "prefect", port=self._port, settings=self._database)
-        )
+        """Ready when this returns; one that runs is left alone."""
+        if not self._prefect_runs:
+            home = self.folder / "prefect"
+            self._prefect.enter_context(running_prefect_server(home, port=self._port, settings=self._database))
+            self._prefect_runs = True
 
     def stop_prefect(self) -> None:
         """In order, as a service manager does it."""
         self._prefect.close()
+        self._prefect_runs = False
 
     def installation(self, commands: WarmCommands) -> Installation:
         """What the command line and every worker have: the ledger is named by the settings file, the rest is set."""
@@ -94,6 +97,7 @@ class Site:
 
     def set_workers_up(self, count: int = 3) -> None:
         """So many workers that live, and do nothing yet."""
+        self.start_prefect()  # if a test has failed while it was away
         self.workers = [one for one in self.workers if one.process.poll() is None]
         while len(self.workers) < count:
             self._workers_begun += 1
