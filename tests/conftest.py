@@ -38,6 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--screenshots", action="store_true", help="take the pictures of docs/images anew")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that need PostgreSQL; keep those that share a Prefect server, or a played matrix, in one process."""
     for item in items:
