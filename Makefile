@@ -27,7 +27,7 @@ test: lint ## set up, check style and types, run all tests but the acceptance on
 	@$(CLEAN) $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --ignore tests/acceptance $(ARGS)
 
 acceptance: setup-test ## whole journeys: the demo, two doors at once, the search for personal data
-	@$(CLEAN) $(BIN)/python -m pytest tests/acceptance $(ARGS)
+	@$(CLEAN) $(BIN)/python -m pytest tests/acceptance -o faulthandler_timeout=600 $(ARGS)
 
 KILLS ?= 5000
 SEED ?= 1
