@@ -366,6 +366,8 @@ def test_due_cases_of_a_batch_are_its_own_and_come_in_pieces(bench: Bench) -> No
     rest = bench.ledger.find_due(batch_id=batch_id, limit=2)
     assert len(rest) == 1
     assert not set(rest) & set(due)
+    another = released(bench.ledger, [wanted(number) for number in (4, 5)], "another file")
+    assert len(bench.ledger.find_due(batch_id=another, limit=9)) == 2
     assert bench.ledger.find_due(batch_id=batch_id, limit=2, modes=["active"]) == []
 
 

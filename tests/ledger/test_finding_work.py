@@ -109,10 +109,18 @@ def test_a_case_behind_a_refused_log_in_waits_until_the_settings_change(bench: B
     assert not bench.case(bench.lease(case_id).case_id).blocked
 
 
+def test_a_refused_log_in_keeps_no_case_waiting_that_does_not_wait_for_it(bench: Bench) -> None:
+    blocked_case(bench)
+    other = bench.open(other_subject())
+    assert bench.ledger.find_due(limit=9, logins=["old digest"]) == [other]
+
+
 def test_a_case_behind_a_refused_log_in_is_due_once_the_refusal_is_forgotten(bench: Bench) -> None:
     case_id = blocked_case(bench)
+    bench.ledger.remember_login_refused("Clinical One", "another digest", "invalid_client")
     bench.ledger.forget_login_refused("Clinical One")
     assert bench.ledger.find_due(limit=1, logins=["old digest"]) == []
+    bench.ledger.remember_login_refused("Clinical One", "another digest", "invalid_client")
     bench.ledger.forget_login_refused("OpenSpecimen")
     assert bench.ledger.find_due(limit=1, logins=["old digest"]) == [case_id]
 
@@ -138,6 +146,8 @@ def test_a_pause_holds_for_its_system_and_is_never_shortened(bench: Bench) -> No
     ledger.remember_not_before("OpenSpecimen", 1200)
     assert 1190 < ledger.not_before("OpenSpecimen") <= 1200
     assert ledger.not_before("Clinical One") == 0
+    ledger.remember_login_refused("OpenSpecimen", "digest", "AUTH_USER_LOCKED")
+    assert 1190 < ledger.not_before("OpenSpecimen") <= 1200, "a refused log-in is no pause"
     ledger.forget_login_refused("OpenSpecimen")
     assert ledger.not_before("OpenSpecimen") > 0
 

@@ -137,6 +137,7 @@ def test_a_case_that_is_done_is_opened_again_by_a_contradiction_at_once(bench: B
     answer_late(bench, first, "not_applied")
     assert bench.standing(first.case_id) == (CaseStatus.ATTENTION, LATE_ANSWER)
     assert bench.kinds(first.case_id)[-2:] == ["late_answer", "case_contradicted"]
+    assert bench.last_event(first.case_id).code == LATE_ANSWER
     assert bench.ledger.trail_problems(first.case_id) == []
 
 

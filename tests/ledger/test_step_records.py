@@ -61,6 +61,7 @@ def test_a_move_says_what_happened_in_the_row_and_in_the_trail(bench: Bench, wan
     (row,) = bench.sql("SELECT updated_at FROM onboarding_step WHERE name = 'registration'")
     (case,) = bench.sql("SELECT updated_at FROM onboarding_case")
     assert row["updated_at"] == case["updated_at"]
+    assert step.updated_at is not None
 
 
 def test_what_the_vendor_said_before_is_forgotten_by_the_next_word(bench: Bench) -> None:

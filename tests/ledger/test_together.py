@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from onboarding.errors import BadInput, CaseContradicted, IdentityConflict, LeaseLost, LedgerError
 from onboarding.ledger.async_ledger import AsyncLedger
-from onboarding.ledger.claims import ExceptionClaim, take_claims
+from onboarding.ledger.claims import ClaimKey, ClaimKind, ExceptionClaim, take_claims
 from onboarding.ledger.leasing import Runner
 from onboarding.ledger.ledger import Ledger
 from onboarding.ledger.states import CaseStatus, StepStatus
@@ -161,6 +162,26 @@ def test_what_one_case_settles_another_finds_settled_in_the_same_transaction(ben
     assert bench.together(works) == [None, None]
     row = bench.claim("registration 1")
     assert (row["state"], row["holder_case"], row["effect_id"]) == ("done", second.case_id, first.case_id)
+
+
+def test_steps_that_end_in_one_write_settle_the_claims_of_each(bench: Bench) -> None:
+    (lease,) = leases(bench, 1)
+    inventory = ClaimKey(ClaimKind.INVENTORY, "inventory 1", "A")
+    bench.ledger.fenced(lease, lambda write: take_claims(write, [registration_claim("A"), inventory]))
+
+    def all_of_it(write: CaseWrite) -> None:
+        register(write)
+        write.step(DISPENSATION).found({})
+        applied(write.step(DEVICE))
+
+    bench.ledger.fenced(lease, all_of_it)
+    assert [bench.claim(key)["state"] for key in ("registration 1", "inventory 1")] == ["done", "done"]
+
+
+def test_a_case_that_is_not_there_is_nobodys_to_write(bench: Bench) -> None:
+    (lease,) = leases(bench, 1)
+    with pytest.raises(LeaseLost):
+        bench.ledger.fenced(replace(lease, case_id="NONE", case=None), register)
 
 
 def test_a_claim_taken_and_settled_in_one_write_stands_as_settled(bench: Bench) -> None:
