@@ -1,5 +1,6 @@
 """Onboard one clinical-trial subject: the flow that the page, schedules and the API start."""
 
+import asyncio
 from typing import Annotated, Any
 
 from prefect.client.schemas.objects import State
@@ -74,12 +75,15 @@ async def onboard_subject(
 
 
 async def _onboard(bench: Workbench, case_id: str, *, retry: bool) -> State[Any]:
-    await tag_run(bench, case_id)
-    async with bench.session(case_id, retry=retry) as session:
-        if isinstance(session, Held | Closed):
-            return not_worked(case_id, session)
-        report = await work_by_tasks(session)
-        return ended(report.ending, case_id, code=report.code)
+    tagging = asyncio.create_task(tag_run(bench, case_id))  # the work need not wait for a label
+    try:
+        async with bench.session(case_id, retry=retry) as session:
+            if isinstance(session, Held | Closed):
+                return not_worked(case_id, session)
+            report = await work_by_tasks(session)
+            return ended(report.ending, case_id, code=report.code)
+    finally:
+        await tagging
 
 
 async def _find_case(bench: Workbench, asked: Asked) -> str:
