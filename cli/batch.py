@@ -19,8 +19,9 @@ from cli.who import actor
 from onboarding.batch.engine import Worked, due_cases, work_cases
 from onboarding.batch.intake import Intake, take_in, take_in_file
 from onboarding.batch.progress import watching
-from onboarding.batch.reading import RowProblem, open_batch
+from onboarding.batch.reading import open_batch
 from onboarding.batch.rounds import Left, Rest, work_rounds
+from onboarding.batch.rows import RowProblem
 from onboarding.batch.stopping import until_stopped
 from onboarding.batch.template import template_csv, template_notes
 from onboarding.endings import EXIT_FAULT, EXIT_ONBOARDED, Ending

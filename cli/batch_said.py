@@ -12,9 +12,9 @@ from rich.console import Console
 from cli import doors, present
 from cli.worked import worst
 from onboarding.batch.intake import Intake
-from onboarding.batch.reading import RowProblem
 from onboarding.batch.results import results, results_path, write_errors, write_results
 from onboarding.batch.rounds import Left, Rest
+from onboarding.batch.rows import RowProblem
 from onboarding.endings import EXIT_ATTENTION, EXIT_BAD_INPUT, EXIT_FAULT, EXIT_ONBOARDED, EXIT_WAITING
 from onboarding.errors import BadInput
 from onboarding.ledger import batches

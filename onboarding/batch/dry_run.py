@@ -12,8 +12,8 @@ from typing import Final
 
 from onboarding.batch.cells import harmless
 from onboarding.batch.engine import closed_for_s
-from onboarding.batch.reading import Row, RowProblem
 from onboarding.batch.rounds import patience_s
+from onboarding.batch.rows import Row, RowProblem
 from onboarding.endings import EXIT_ATTENTION, EXIT_BAD_INPUT, EXIT_ONBOARDED, EXIT_WAITING
 from onboarding.errors import BadInput
 from onboarding.intake import IntakeRequest

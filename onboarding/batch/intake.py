@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from onboarding.batch.reading import BatchFile, Row, RowProblem, open_batch
+from onboarding.batch.reading import BatchFile, open_batch
+from onboarding.batch.rows import Row, RowProblem
 from onboarding.errors import BadInput, OnboardingError
 from onboarding.ledger import batches, drafting, opening, releasing
 from onboarding.ledger.batch_states import BatchState, RowStanding

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from onboarding.batch.cells import harmless, without_mark
 from onboarding.batch.columns import COLUMNS, NEEDED, read_header
-from onboarding.batch.reading import BatchFile, Format, Row, RowProblem, open_batch
+from onboarding.batch.reading import BatchFile, Format, open_batch
+from onboarding.batch.rows import Row, RowProblem
 from onboarding.batch.template import template_csv, template_notes
 from onboarding.errors import BadInput
 from onboarding.intake import IntakeRequest, parse_request
