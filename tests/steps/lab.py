@@ -210,7 +210,7 @@ def _environment(addresses: Mapping[str, str], folder: Path) -> dict[str, str]:
         "clinical_one_client_secret": seed.CLIENT_SECRET,
         "clinical_one_scope": seed.SCOPE,
         "loopback_only": "true",
-        "request_timeout_seconds": 0.8,
+        "request_timeout_seconds": 1.5,
         "settle_seconds": 0.2,
         "lease_seconds": 20,
     }
