@@ -24,7 +24,7 @@ up: setup ## set up, then run everything on this machine until Ctrl-C: page, sch
 	@$(BIN)/onboard up $(ARGS)
 
 test: lint ## set up, check style and types, run all tests but the acceptance ones
-	@$(CLEAN) $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --ignore tests/acceptance $(ARGS)
+	@$(CLEAN) $(BIN)/python -m pytest --numprocesses 3 --dist loadgroup --ignore tests/acceptance $(ARGS)
 
 acceptance: setup-test ## whole journeys: the demo, two doors at once, the search for personal data
 	@$(CLEAN) $(BIN)/python -m pytest tests/acceptance -o faulthandler_timeout=600 $(ARGS)

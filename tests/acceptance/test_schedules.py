@@ -23,8 +23,9 @@ from tests.support.requests import STUDY_ID, example
 from vendor_sandbox import seed
 
 pytestmark = pytest.mark.prefect
-_FIRES_S: Final = 120.0
+_FIRES_S: Final = 240.0
 _ENDS_S: Final = 60.0
+_ANSWERS_S: Final = 90.0  # Prefect's server on SQLite waits up to a minute for a lock
 _SCHEDULED: Final = ("resume-cases", "take-inbox")
 
 
@@ -87,7 +88,7 @@ def served(installation: Installation, server: PrefectServer) -> Iterator[Served
     }
     command = [sys.executable, "-m", "cli.serving"]
     with (
-        httpx.Client(base_url=f"{server.api_url}/", trust_env=False, timeout=30) as api,
+        httpx.Client(base_url=f"{server.api_url}/", trust_env=False, timeout=_ANSWERS_S) as api,
         running_server(command, ready_line=SERVED, folder=installation.folder, environment=environment) as process,
     ):
         serving = Served(api)
