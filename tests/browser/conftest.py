@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,5 +91,15 @@ def _switch_schedules_off(api: str) -> None:
         for name in ("resume-cases", "take-inbox"):
             found = client.get(f"deployments/name/{name}/{name}").raise_for_status().json()
             for schedule in found["schedules"]:
-                where = f"deployments/{found['id']}/schedules/{schedule['id']}"
-                client.patch(where, json={"active": False}).raise_for_status()
+                _patch(client, f"deployments/{found['id']}/schedules/{schedule['id']}", {"active": False})
+
+
+def _patch(client: httpx.Client, path: str, change: dict[str, object]) -> None:
+    """Prefect's server on SQLite answers 503 while it writes something else; then the same again."""
+    ends = time.monotonic() + _SHOWN_MS / 1000
+    while True:
+        answer = client.patch(path, json=change)
+        if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > ends:
+            answer.raise_for_status()
+            return
+        time.sleep(0.5)
