@@ -19,7 +19,7 @@ from tests.support.processes import free_port, running_server
 from vendor_sandbox import SandboxControl
 
 _PICTURES = ROOT / "docs" / "images"
-_SHOWN_MS = 60_000
+_SHOWN_MS = 180_000  # an API call of Prefect on SQLite can wait for a lock for a minute
 
 
 @dataclass(frozen=True)
