@@ -19,7 +19,8 @@ _FLOWS: Final[dict[str, Flow[..., Any]]] = {
     "resume-cases": flows.resume_cases,
     "take-inbox": flows.take_inbox,
 }
-RUN_ENDS_MS: Final = 120_000
+RUN_ENDS_MS: Final = 180_000
+BUSY_TRIES: Final = 5
 _CASE: Final = re.compile(r"case:\w{12}")
 _WIDTH, _HEIGHT = 1280, 900
 
@@ -42,9 +43,12 @@ class PrefectPage:
         return Form(self.page, parameter_schema(_FLOWS[deployment]).model_dump())
 
     def submit(self) -> Response:
-        """Submit the form; gives what the server answered."""
-        with self.page.expect_response(lambda answer: answer.url.endswith("/create_flow_run")) as got:
-            self.page.get_by_role("button", name="Submit").click()
+        """Submit the form, again if the server is busy (503, of Prefect on SQLite); gives what it answered."""
+        for _ in range(BUSY_TRIES):
+            with self.page.expect_response(lambda answer: answer.url.endswith("/create_flow_run")) as got:
+                self.page.get_by_role("button", name="Submit").click()
+            if got.value.status != httpx.codes.SERVICE_UNAVAILABLE:
+                break
         return got.value
 
     def start(self) -> str:
