@@ -60,7 +60,7 @@ def prefect_api() -> str | None:
         httpx.InvalidURL,
         ValueError,
         OSError,
-    ):  # ValueError: no host's name; OSError: no such file
+    ):  # a host that is no name; certificates that are no file
         return None
     return url if answer.status_code == httpx.codes.OK else None
 

@@ -3,13 +3,12 @@
 import logging
 import os
 import sys
-import traceback
-from pathlib import Path
 from typing import Final
 
 from cyclopts import App, CycloptsError
 from rich.console import Console
 
+from cli.faults import place_of
 from onboarding import __version__
 from onboarding.endings import EXIT_BAD_INPUT, EXIT_FAULT
 from onboarding.errors import BadInput, OnboardingError, RequestConflict
@@ -75,7 +74,7 @@ def main() -> None:
     except BrokenPipeError:
         status = _reader_went_away()
     except Exception as error:  # noqa: BLE001 - a traceback helps no user, and an exception's text can hold personal data
-        _say(f"unexpected {type(error).__name__} at {_place(error)}; this is a mistake of ours, please report it.")
+        _say(f"unexpected {type(error).__name__} at {place_of(error)}; this is a mistake of ours, please report it.")
         status = EXIT_FAULT
     try:
         sys.stdout.flush()
@@ -88,15 +87,6 @@ def _reader_went_away() -> int:
     """Nobody reads our output any more (``| head``): leave without a word, not even from the interpreter's own flush."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EXIT_FAULT
-
-
-def _place(error: Exception) -> str:
-    """Where in our own code an error arose."""
-    frames = traceback.extract_tb(error.__traceback__)
-    root = Path(__file__).parents[1]
-    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(root) and ".venv" not in frame.filename]
-    last = (ours or list(frames))[-1]
-    return f"{Path(last.filename).name}:{last.lineno}"
 
 
 def _say(*lines: str) -> None:

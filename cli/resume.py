@@ -8,6 +8,7 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 
 from cli import doors
+from cli.faults import place_of
 from cli.running import run
 from cli.who import actor
 from cli.worked import say_worked, worst
@@ -65,7 +66,7 @@ async def _due(settings: Settings, *, watch: bool, limit: int, json: bool) -> in
             async with asyncio.TaskGroup() as group:
                 await bench.finish_releases()
                 lanes.start(group, await bench.find_due(limit), limit)
-                while watch:  # a release can be interrupted at any time
+                while watch:
                     await asyncio.sleep(_LOOK_S)
                     lanes.start(group, await _find_due(bench, limit), limit)
         except ExceptionGroup as failed:
@@ -76,7 +77,7 @@ async def _due(settings: Settings, *, watch: bool, limit: int, json: bool) -> in
 async def _find_due(bench: Workbench, limit: int) -> list[str]:
     """The cases that are due; none while the ledger's database cannot be reached, which a watch outlasts."""
     try:
-        await bench.finish_releases()
+        await bench.finish_releases()  # one can be interrupted at any time
         return await bench.find_due(limit)
     except StoreUnavailable as error:
         print(f"onboard: {error}", file=sys.stderr)
@@ -110,10 +111,8 @@ class _Lanes:
                     print(f"onboard: {line if case_id in line else f'case {case_id}: {line}'}", file=sys.stderr)
                 status = EXIT_FAULT
             except Exception as error:  # noqa: BLE001 - one case's fault must not stop the others
-                what = (
-                    f"unexpected {type(error).__name__}; this is a mistake of ours, please report it."  # never its text
-                )
-                print(f"onboard: case {case_id}: {what}", file=sys.stderr)
+                what = f"unexpected {type(error).__name__} at {place_of(error)}; this is a mistake of ours, please report it."
+                print(f"onboard: case {case_id}: {what} 'onboard show {case_id}' has how it stands.", file=sys.stderr)
                 status = EXIT_FAULT
         self._at_work.discard(case_id)
         self.statuses = [worst([*self.statuses, status])]

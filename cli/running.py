@@ -22,9 +22,8 @@ def run(work: Coroutine[Any, Any, int]) -> int:
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         return await work
 
-    if (
-        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):  # as in a script's background: SIGTERM must stop it there, too
+    # It is ignored in a script's background, where SIGTERM must stop it all the same.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return asyncio.run(stoppable())

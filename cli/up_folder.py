@@ -79,7 +79,7 @@ class UpFolder:
         lines = [f"# Secret, so not in this file; set in this terminal: {name}\n" for name in sorted(left_out)]
         if _LEDGER_URL in left_out:  # else commands would take the ledger that is the default
             lines.append(f': "${{{_LEDGER_URL}:?holds a password: set it in this terminal first}}"\n')
-        kept = sorted(variables.items() - {(name, variables[name]) for name in left_out})
+        kept = sorted((name, value) for name, value in variables.items() if name not in left_out)
         lines += [f"export {name}={shlex.quote(value)}\n" for name, value in kept]
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as out:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from typing import Annotated, Any, Final
 
@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from flows.asked import ID_PATTERN, NOT_STORED, asked_flow, read_case_id, shown
 from flows.batch_asked import read_batch_id
 from flows.run import ended, ended_by, label_run, workbench_of_this_run
-from onboarding.batch.engine import Worked, work_cases
+from onboarding.batch.engine import Worked, one_by_one, work_cases
 from onboarding.batch.stopping import until_stopped
 from onboarding.endings import Ending
 from onboarding.errors import BadInput
@@ -86,9 +86,3 @@ async def onboard_chunk(batch_id: BatchField, case_ids: CasesField) -> State[Any
     counts = ", ".join(f"{count} {name}" for name, count in endings.most_common()) or "none begun"
     what = f"batch {batch}: {endings.total()} of {len(cases)} cases: {counts}."
     return ended(Ending.CANCELLED if stop.is_set() else Ending.CHUNK_WORKED, None, what=what)
-
-
-async def one_by_one(cases: list[str]) -> AsyncIterator[str]:
-    """These cases, as ``work_cases`` takes them."""
-    for case_id in cases:
-        yield case_id

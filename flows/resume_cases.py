@@ -8,10 +8,9 @@ from typing import Annotated, Any, Final
 from prefect.client.schemas.objects import State
 
 from flows.asked import asked_flow, shown
-from flows.onboard_chunk import one_by_one
 from flows.onboard_subject import onboard_subject
 from flows.run import ended, ended_by, workbench_of_this_run
-from onboarding.batch.engine import Worked, work_cases
+from onboarding.batch.engine import Worked, one_by_one, work_cases
 from onboarding.batch.stopping import until_stopped
 from onboarding.endings import Ending
 from onboarding.errors import BadInput
@@ -63,11 +62,13 @@ async def resume_cases(limit: LimitField = 1000) -> State[Any]:
             await bench.finish_releases()
             await bench.in_thread(batches.sweep, bench.ledger)
             due = await bench.find_due(most)
-            if len(due) > RUNS_OF_THEIR_OWN:
+            many = len(due) > RUNS_OF_THEIR_OWN
+            if many:
                 await until_stopped(_work_here(bench, due, endings, stop), stop)
-        for case_id in due if len(due) <= RUNS_OF_THEIR_OWN else ():
-            state: State[Any] = await onboard_subject(case_id=case_id, return_state=True)
-            endings[state.name or state.type.value] += 1
+        if not many:
+            for case_id in due:
+                state: State[Any] = await onboard_subject(case_id=case_id, return_state=True)
+                endings[state.name or state.type.value] += 1
     except Exception as error:  # noqa: BLE001 - Prefect would store the text of any, and pickle it
         return ended_by(error)
     if not due:

@@ -14,7 +14,15 @@ from blocks import connections_for_flows
 from flows.events import FAILED, emit_ending
 from onboarding.advice import advice
 from onboarding.endings import ENDINGS, Ending
-from onboarding.errors import BadInput, BadSettings, CaseContradicted, LeaseLost, OnboardingError, RequestConflict
+from onboarding.errors import (
+    BadInput,
+    BadSettings,
+    CaseContradicted,
+    LeaseLost,
+    LedgerError,
+    OnboardingError,
+    RequestConflict,
+)
 from onboarding.ledger.deciding import DecisionRefused
 from onboarding.ledger.leasing import Closed
 from onboarding.ledger.states import CaseStatus
@@ -87,7 +95,11 @@ def not_worked(case_id: str, why: Held | Closed) -> State[Any]:
 
 async def tag_run(bench: Workbench, case_id: str) -> None:
     """Tag this run with its case and study, so that all runs of a case are found; a failure is only noted."""
-    case: CaseView | None = await bench.in_thread(bench.ledger.case, case_id)
+    try:
+        case: CaseView | None = await bench.in_thread(bench.ledger.case, case_id)
+    except LedgerError as error:  # the work itself says so, if it meets it too
+        _log.warning("run_not_tagged case=%s error=%s", case_id, type(error).__name__)
+        return
     if case is not None:
         await label_run(f"case:{case_id}", f"study:{case.study_id}")
 

@@ -39,8 +39,8 @@ _OURS: Final[Mapping[str, str]] = {
     "RUNNER_STOPPED": "A runner stopped between committing its intent and recording the answer; the outcome is looked up.",
     "INTERRUPTED": "The run was stopped; the case goes on where it stopped.",
     "NO_PROGRESS": "The case was tried many times without getting on; look at its history, mend the cause, then resume.",
-    "REQUEST_UNREADABLE": "The case's request cannot be decrypted or read; restore the ledger and its key from the same backup, "
-    "then resume.",
+    "REQUEST_UNREADABLE": "The case's request cannot be decrypted, or this version does not take it; restore the ledger and its "
+    "key from the same backup, or install the version that took it in, then resume.",
     "SETTINGS_CHANGED": "The case was opened for other systems than the ones set now; set those again, or cancel the case.",
     "LATE_ANSWER_CONTRADICTS": "An answer that came late says otherwise than the ledger; look at the other system, then "
     "decide.",

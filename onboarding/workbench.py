@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager, suppress
 from math import inf
 from typing import Any, Final, TypeVar
 
-from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, BadSettings, LeaseLost, LedgerError
+from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, BadInput, BadSettings, LeaseLost, LedgerError
 from onboarding.intake import IntakeRequest
 from onboarding.ledger import releasing
 from onboarding.ledger.async_ledger import AsyncLedger
 from onboarding.ledger.deciding import Decided
-from onboarding.ledger.leasing import Closed, Runner, refuse_mode
+from onboarding.ledger.leasing import REQUEST_UNREADABLE, Closed, Runner, refuse_mode
 from onboarding.ledger.ledger import Ledger, open_ledger
 from onboarding.ledger.opening import Opened
 from onboarding.ledger.views import Held
@@ -26,8 +26,6 @@ from onboarding.vendors.clinical_one import ClinicalOneClient
 from onboarding.vendors.limits import Limits
 from onboarding.vendors.openspecimen import OpenSpecimenClient
 from onboarding.vendors.transport import VendorHttp
-
-REQUEST_UNREADABLE: Final = "REQUEST_UNREADABLE"
 
 T = TypeVar("T")
 _PAUSE_LASTS_S: Final = 1.0
@@ -145,7 +143,7 @@ class Workbench:
     async def _session(self, lease: Lease) -> CaseSession:
         try:
             request = self.ledger.request_of(lease)
-        except (LedgerError, ValueError):  # it was changed, or is no request: another look would not help
+        except (LedgerError, BadInput, ValueError):  # changed, or no request to this version: it stays so
             await self.shared.fenced(lease, lambda write: write.need_attention(REQUEST_UNREADABLE))
             raise
         return CaseSession(self.shared, lease, request, self.systems, self.settings)
@@ -154,8 +152,8 @@ class Workbench:
     async def session(self, case_id: str, *, retry: bool = False) -> AsyncIterator[CaseSession | Held | Closed]:
         """Take a case's lease and renew it meanwhile; or say who holds the case, or why it cannot be worked.
 
-        Raises ``BadInput`` if the case's mode is not allowed here (any more), ``LedgerError`` if its request cannot be
-        decrypted: a person must look then, and nobody holds the case.
+        Raises ``BadInput`` if the case's mode is not allowed here (any more); ``LedgerError`` if its request cannot be decrypted,
+        ``BadInput`` if this version does not take it: a person must look then, and nobody holds the case.
         """
         taking = asyncio.ensure_future(self.shared.take(case_id, self.runner, self.systems.addresses, retry=retry))
         try:
@@ -163,7 +161,7 @@ class Workbench:
         except asyncio.CancelledError:  # a signal: what was taken meanwhile is given back, lest it be held for nothing
             await asyncio.wait({taking})
             if taking.exception() is None and isinstance(lease := taking.result(), Lease):
-                with suppress(LedgerError, ValueError):
+                with suppress(LedgerError, BadInput, ValueError):
                     await (await self._session(lease)).abandon()
             raise
         if isinstance(taken, Held | Closed):

@@ -3,13 +3,12 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
 
 from benchmarks.job import Job
 from benchmarks.settings import set_environment
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.subjects import request_of
-from onboarding.batch.engine import Worked, work_cases
+from onboarding.batch.engine import Worked, one_by_one, work_cases
 from onboarding.clocks import utc_now
 from onboarding.endings import Ending
 from onboarding.settings import load_connections, load_settings
@@ -37,7 +36,7 @@ async def _work_to_the_end(bench: Workbench, cases: list[str], lanes: int) -> di
     parked: Counter[str] = Counter()
     for _ in range(_TURNS):
         waiting: list[Worked] = []
-        await work_cases(bench, _given(cases), lanes=lanes, told=waiting.append, stop=asyncio.Event())
+        await work_cases(bench, one_by_one(cases), lanes=lanes, told=waiting.append, stop=asyncio.Event())
         waiting = [one for one in waiting if one.ending is not Ending.ONBOARDED]
         if not waiting:
             return dict(parked)
@@ -47,8 +46,3 @@ async def _work_to_the_end(bench: Workbench, cases: list[str], lanes: int) -> di
         await asyncio.sleep(max(0.0, (max(moments) - utc_now()).total_seconds()))
         cases = [one.case_id for one in waiting]
     raise RuntimeError(f"{len(cases)} cases were parked {_TURNS} times: {dict(parked)}")
-
-
-async def _given(cases: Iterable[str]) -> AsyncIterator[str]:
-    for case_id in cases:
-        yield case_id

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import perf_counter
@@ -84,6 +84,12 @@ async def work_cases(
     if met:
         raise met[0]
     return queue.closed_for_s
+
+
+async def one_by_one(cases: Iterable[str]) -> AsyncIterator[str]:
+    """These cases, as ``work_cases`` takes them."""
+    for case_id in cases:
+        yield case_id
 
 
 async def due_cases(bench: Workbench, batch_id: str) -> AsyncIterator[str]:

@@ -213,7 +213,7 @@ def _view(key: LedgerKey, row: Mapping[str, Any]) -> BatchView:
         file_digest=row["file_digest"],
         rows=row["rows"],
         actor=row["actor"],
-        addresses=Addresses(row["openspecimen_address"], row["clinical_one_address"]),
+        addresses=Addresses.of(row),
         created_at=row["created_at"],
         updated_at=row["updated_at"],
     )

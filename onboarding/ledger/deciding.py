@@ -174,8 +174,7 @@ def _needs_exception_id(step: StepView | None, decided: Decided) -> bool:
 
 def _check_addresses(row: Row, holds: Holds) -> None:
     """What is held is found by the addresses too: with others, a decision would settle what the case never held."""
-    opened_for = Addresses(row["openspecimen_address"], row["clinical_one_address"])
-    if holds.addresses not in (None, opened_for):
+    if holds.addresses not in (None, Addresses.of(row)):
         raise DecisionRefused(
             f"case {row['id']}: it was opened for other systems than the ones set now; set those again, then decide."
         )

@@ -105,7 +105,7 @@ def _addresses_of(connection: Connection, batch_id: str) -> Addresses:
     found = maybe_row(connection.execute(query))
     if found is None:
         raise BatchGone(f"batch {batch_id} is not being read in any more: start it again with the same command.")
-    return Addresses(found["openspecimen_address"], found["clinical_one_address"])
+    return Addresses.of(found)
 
 
 def _keep_filling(connection: Connection, batch_id: str) -> None:

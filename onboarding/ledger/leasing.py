@@ -21,6 +21,7 @@ from onboarding.ledger.writes import CaseWrite, Lease
 NO_PROGRESS: Final = "NO_PROGRESS"
 SETTINGS_CHANGED: Final = "SETTINGS_CHANGED"
 LATE_ANSWER: Final = "LATE_ANSWER_CONTRADICTS"
+REQUEST_UNREADABLE: Final = "REQUEST_UNREADABLE"
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,7 @@ def open_case(
 
 def done_elsewhere(case: Mapping[str, Any], addresses: Addresses) -> bool:
     """Whether the case is done, at other systems than these. One that is not done is closed when a runner takes it."""
-    opened_for = Addresses(case["openspecimen_address"], case["clinical_one_address"])
-    return case["status"] == CaseStatus.DONE and opened_for != addresses
+    return case["status"] == CaseStatus.DONE and Addresses.of(case) != addresses
 
 
 def changed_sections(case: Mapping[str, Any], prepared: Prepared) -> list[str]:

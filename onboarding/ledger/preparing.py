@@ -38,6 +38,11 @@ class Addresses:
     openspecimen: str
     clinical_one: str
 
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Addresses":
+        """Those that the row of a case or a batch names."""
+        return cls(row["openspecimen_address"], row["clinical_one_address"])
+
 
 @dataclass(frozen=True)
 class Prepared:

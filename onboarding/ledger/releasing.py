@@ -52,7 +52,7 @@ def finish_release(ledger: "Ledger", batch_id: str) -> None:
         last = some[-1]["number"]
         prepared = [_prepared(row) for row in some]
         batch = some[0]
-        new = opening.new_cases(ledger.key, prepared, _addresses(batch), actor=batch["actor"], batch_id=batch_id)
+        new = opening.new_cases(ledger.key, prepared, Addresses.of(batch), actor=batch["actor"], batch_id=batch_id)
         changed = ledger.store.write(lambda c, some=some, new=new: _open_many(c, batch_id, some, new))  # type: ignore[misc]
         for row in changed:
             ledger.store.write(lambda c, row=row: _open_one(c, ledger, batch_id, row))  # type: ignore[misc]
@@ -106,7 +106,7 @@ def _open_many(connection: Connection, batch_id: str, drafts: Sequence[Row], new
     for row in left:
         case = standing.get(row["business_key"])
         same = case is not None and case["request_digest"] == row["request_digest"]
-        if case is not None and same and not opening.done_elsewhere(case, _addresses(row)):
+        if case is not None and same and not opening.done_elsewhere(case, Addresses.of(row)):
             _settle_one(connection, batch_id, row, RowStanding.FOUND, case_id=case["id"])
         elif row["case_id"] not in made:
             changed.append(row)
@@ -124,7 +124,7 @@ def _open_one(connection: Connection, ledger: "Ledger", batch_id: str, row: Row)
             connection,
             ledger.key,
             _prepared(row),
-            _addresses(row),
+            Addresses.of(row),
             actor=row["actor"],
             epoch=epoch,
             seconds=seconds,
@@ -176,10 +176,6 @@ def _standing(connection: Connection, drafts: Sequence[Row]) -> dict[str, Row]:
 def _lock(connection: Connection, batch_id: str) -> None:
     """Let nobody else release rows of this batch until the transaction ends."""
     connection.execute(select(BATCHES.c.id).where(BATCHES.c.id == batch_id).with_for_update())
-
-
-def _addresses(row: Row) -> Addresses:
-    return Addresses(row["openspecimen_address"], row["clinical_one_address"])
 
 
 def _prepared(row: Row) -> Prepared:

@@ -172,12 +172,12 @@ def trails_whole(evidence: Evidence) -> Iterator[str]:
 
 
 def attempts_bounded(evidence: Evidence) -> Iterator[str]:
-    """No counter passes its limit. Of a shared exception it is its claim that counts, anew whenever a person was asked."""
+    """No counter passes its limit. A shared exception's sends are counted anew for all its cases when a person looks at it."""
     limits = evidence.limits
     for case in evidence.cases.values():
         for name, step in case.steps.items():
-            too_often = step.intent.absences > limits.sends and name is not StepName.DND_EXCEPTION
-            if too_often or step.intent.probes > limits.probes:
+            sends = limits.sends * (1 + (evidence.looks_at_exception(case.id) if name is StepName.DND_EXCEPTION else 0))
+            if step.intent.absences > sends or step.intent.probes > limits.probes:
                 yield f"case {case.id}: {name} was tried {step.intent.absences} and probed {step.intent.probes} times"
         if case.idle_takings > limits.idle_takings + 1:
             yield f"case {case.id} was taken {case.idle_takings} times without progress"

@@ -81,6 +81,17 @@ class Evidence:
     quiet_s: float = inf
     absences: Mapping[str, int] = field(default_factory=dict)
 
+    def looks_at_exception(self, case_id: str) -> int:
+        """How often a person was asked, or decided, about the exception of this case: as its own, or as another's of its cases."""
+        content = exception_content(self.asked[case_id])
+        same = [one for one, asked in self.asked.items() if exception_content(asked) == content]
+        return sum(
+            event.step == StepName.DND_EXCEPTION
+            and (event.code == "SENDS_USED_UP" or event.kind.startswith("step_decided"))
+            for one in same
+            for event in self.trails[one]
+        )
+
     def effects_of(self, case_id: str, step: StepName) -> list[Mapping[str, Any]]:
         """The effects on what this case's step is about."""
         return [entry for entry in self.effects if is_about(entry, self.asked[case_id], step)]

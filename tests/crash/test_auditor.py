@@ -234,6 +234,11 @@ PLANTED: Final[list[tuple[str, str, Plant]]] = [
     ("a trail that lost an entry", "trails_whole", shortened),
     ("a trail with a changed entry", "trails_whole", rewritten),
     ("more sends than allowed", "attempts_bounded", with_step(StepName.DEVICE, counted(absences=5))),
+    (
+        "more sends of an exception by one case than allowed",
+        "attempts_bounded",
+        with_step(StepName.DND_EXCEPTION, counted(absences=5)),
+    ),
     ("more sends of an exception by all than allowed", "attempts_bounded", with_exceptions_sent(5)),
     ("more probes than allowed", "attempts_bounded", with_step(StepName.DEVICE, counted(probes=9))),
     ("more takings than allowed", "attempts_bounded", with_case(idle_takings=62)),

@@ -9,7 +9,10 @@ import pytest
 from prefect import get_client
 
 from flows.asked import NOT_STORED
+from flows.run import tag_run
 from onboarding.intake import parse_request
+from onboarding.ledger.store import StoreUnavailable
+from onboarding.workbench import Workbench
 from tests.flows.lab import FlowLab, Ran
 from tests.steps.lab import STUDY, only
 from tests.support.requests import INVENTORY_ID, LEFT_OUT, MARKER, PARTICIPANT, SUBJECT_ID, example, request
@@ -50,6 +53,17 @@ async def test_tags_that_a_run_has_already_are_kept(lab: FlowLab) -> None:
         ran = await lab.flow(request=only("registration"))
     assert "from a schedule" in ran.run.tags
     assert len(ran.run.tags) == 3
+
+
+async def test_a_ledger_that_does_not_answer_leaves_a_run_without_its_tags_and_says_so(
+    lab: FlowLab, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def in_thread(*_: object) -> None:
+        raise StoreUnavailable("it does not answer")
+
+    bench = Workbench(lab.bench.settings, lab.bench.ledger, lab.bench.systems, lab.bench.runner, in_thread)
+    await tag_run(bench, "7K3Q9M2XW4TB")
+    assert "run_not_tagged case=7K3Q9M2XW4TB error=StoreUnavailable" in caplog.text
 
 
 async def test_the_stored_parameters_are_the_request_and_can_be_read_again(lab: FlowLab) -> None:

@@ -6,18 +6,12 @@ Prints "ready", waits for a line, works the cases named on it, and prints how ea
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
 
-from onboarding.batch.engine import Worked, work_cases
+from onboarding.batch.engine import Worked, one_by_one, work_cases
 from onboarding.settings import load_connections, load_settings
 from onboarding.workbench import open_workbench
 
 LANES = 50
-
-
-async def _each(case_ids: list[str]) -> AsyncIterator[str]:
-    for case_id in case_ids:
-        yield case_id
 
 
 def _say(line: str) -> None:
@@ -32,7 +26,7 @@ async def main() -> None:
         _say("ready")
         case_ids = json.loads(await asyncio.to_thread(sys.stdin.readline))
         ended: list[Worked] = []
-        await work_cases(bench, _each(case_ids), lanes=LANES, told=ended.append, stop=asyncio.Event())
+        await work_cases(bench, one_by_one(case_ids), lanes=LANES, told=ended.append, stop=asyncio.Event())
         _say(json.dumps([[one.case_id, str(one.ending), one.code] for one in ended]))
 
 
