@@ -194,6 +194,18 @@ def test_a_row_whose_case_stands_finds_it(bench: Bench) -> None:
     assert case_id in bench.ledger.find_due(batch_id=batch_id, limit=5)
 
 
+def test_the_cases_of_a_batch_are_those_that_it_asks_for_whoever_opened_them(bench: Bench) -> None:
+    alone, elsewhere = bench.open(wanted(1)), bench.open(wanted(9))
+    first = released(bench.ledger, [wanted(1), wanted(2)])
+    second = released(bench.ledger, [wanted(2), wanted(3)], OTHER_FILE)
+    asked = {each.case_id for each in batches.outcomes(bench.ledger, first)}
+    assert alone in asked
+    assert {case.id for case in bench.ledger.cases(batch_id=first)} == asked
+    found = {case.id: case.batch_id for case in bench.ledger.cases(batch_id=second)}
+    assert sorted(found.values(), key=str) == sorted([first, second], key=str)
+    assert {alone, elsewhere}.isdisjoint(found)
+
+
 def test_a_changed_row_replaces_what_was_not_sent_when_it_is_released_and_no_sooner(bench: Bench) -> None:
     case_id = bench.open(wanted(1))
     batch_id = begun(bench.ledger, [wanted(1, registration__ppid="NEW"), wanted(1, registration__ppid="NEW")])

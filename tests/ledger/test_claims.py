@@ -98,8 +98,10 @@ def test_a_conflict_after_a_cancelled_unknown_still_stands_though_no_case_holds_
     claim(bench, first, registration_claim("A"))
     bench.bring(first, REGISTRATION, S.UNKNOWN)
     bench.ledger.store.write(lambda c: release_all(c, first.case_id))
-    with pytest.raises(IdentityConflict, match="held by another subject"):
+    with pytest.raises(IdentityConflict) as caught:
         claim(bench, second, registration_claim("B"))
+    assert caught.value.system == "the ledger"
+    assert caught.value.what == "the registration is held by another subject.", "and no case is named"
     assert claim(bench, second, registration_claim("A")) is None
     bench.bring(second, REGISTRATION, S.REFUSED)
     assert bench.claim("registration 1")["state"] == "unknown"

@@ -468,6 +468,15 @@ def test_what_a_done_step_had_come_to_is_kept_when_it_is_confirmed(bench: Bench)
     assert outcome == {"changed": ["ppid"], "attempt": 1, "decided": "applied"}
 
 
+def test_what_a_step_was_refused_for_is_no_part_of_what_was_applied_after_all(bench: Bench) -> None:
+    lease = bench.open_and_lease()
+    bench.do(lease, DEVICE, lambda s: s.refuse("DEVICE_ALREADY_REGISTERED", detail={"refused": "for this"}))
+    case_id = attention(bench, lease)
+    assert bench.step(case_id, DEVICE).outcome == {"refused": "for this"}
+    decide(bench, case_id, D.APPLIED)
+    assert bench.step(case_id, DEVICE).outcome == {"decided": "applied"}
+
+
 def test_a_case_that_a_late_answer_contradicts_is_not_cancelled_before_anyone_works_it(bench: Bench) -> None:
     lease = bench.open_and_lease()
     bench.bring(lease, REGISTRATION, S.OPEN)

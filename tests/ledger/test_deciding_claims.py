@@ -8,13 +8,17 @@ import pytest
 from onboarding.errors import IdentityConflict
 from onboarding.ledger.claims import UNKNOWN_ELSEWHERE, ClaimKey, ClaimKind, ExceptionClaim, take_claims
 from onboarding.ledger.deciding import Decided, Decision, DecisionRefused, Holds
+from onboarding.ledger.opening import Addresses
 from onboarding.ledger.states import CaseStatus, StepStatus
 from onboarding.ledger.views import ClaimView, Held
 from onboarding.ledger.writes import CaseWrite, Lease
 from tests.ledger.bench import (
+    ADDRESSES,
     DEVICE,
     EXCEPTION,
     INTENT,
+    LEASE_S,
+    OTHER_ADDRESSES,
     OTHER_INVENTORY,
     OTHER_SUBJECT,
     QUIET_S,
@@ -218,6 +222,30 @@ def test_cases_that_wait_for_the_decision_are_due_at_once(bench: Bench) -> None:
     assert bench.ledger.trail_problems(second.case_id) == []
 
 
+OTHER_STUDY = "2" * 32
+
+
+@pytest.mark.parametrize(
+    ("changes", "addresses"),
+    [
+        ({"subject__study_id": OTHER_STUDY}, ADDRESSES),
+        ({"subject__mode": "training"}, ADDRESSES),
+        ({}, OTHER_ADDRESSES),
+    ],
+    ids=["another study", "another mode", "another Clinical One"],
+)
+def test_cases_that_wait_for_a_decision_about_another_study_go_on_waiting(
+    bench: Bench, changes: dict[str, Any], addresses: Addresses
+) -> None:
+    case_id = unknown_exception(bench, subject(bench, "D" * 32))
+    opened = bench.ledger.open_case(other_subject(**changes), addresses, actor="tester")
+    lease = bench.lease(opened.case_id, addresses=addresses)
+    bench.ledger.fenced(lease, lambda write: write.park(600.0, UNKNOWN_ELSEWHERE))
+    before = bench.case(opened.case_id).due_at
+    decide(bench, case_id, D.APPLIED, "X1")
+    assert bench.case(opened.case_id).due_at == before
+
+
 def test_applied_needs_the_id_under_which_the_exception_exists(bench: Bench) -> None:
     case_id = unknown_exception(bench, subject(bench, OTHER_SUBJECT))
     with pytest.raises(DecisionRefused, match="under which id the exception exists"):
@@ -239,6 +267,9 @@ def test_a_decision_waits_for_the_runner_that_works_on_the_same_exception(bench:
     case_id = missing_exception(bench, first)
     taken(bench, second)
     with pytest.raises(DecisionRefused, match=f"case {second.case_id} works on the same exception; decide in 30 s"):
+        decide(bench, case_id, D.ABSENT)
+    bench.clock.advance(LEASE_S - 0.5)
+    with pytest.raises(DecisionRefused, match="works on the same exception"):
         decide(bench, case_id, D.ABSENT)
     bench.park(second)
     decide(bench, case_id, D.ABSENT)

@@ -52,6 +52,17 @@ def test_others_wait_while_the_holder_s_lease_lives(bench: Bench) -> None:
     assert take(bench, second) == Held(first.case_id, LEASE_S - 10)
 
 
+def test_a_holder_keeps_it_until_the_last_moment_of_its_lease(bench: Bench) -> None:
+    first, second = two_cases(bench)
+    taken(bench, first)
+    bench.clock.advance(LEASE_S - 0.5)
+    assert take(bench, second) == Held(first.case_id, 0.5)
+    bench.clock.advance(0.5)
+    bench.ledger.renew(second)
+    taken(bench, second)
+    assert bench.claim(KEY)["holder_case"] == second.case_id
+
+
 @pytest.mark.parametrize("how", ["given back", "lease over", "parked", "reboot", "taken anew"])
 def test_the_next_case_takes_it_over_and_inherits_the_open_intent(bench: Bench, how: str) -> None:
     first, second = two_cases(bench)

@@ -9,7 +9,7 @@ import pytest
 
 from onboarding.errors import BadInput, LeaseLost, LedgerError, RequestConflict
 from onboarding.intake import parse_request
-from onboarding.ledger.claims import release_all, take_claims
+from onboarding.ledger.claims import ClaimKey, ClaimKind, release_all, take_claims
 from onboarding.ledger.preparing import stored_request
 from onboarding.ledger.states import CaseStatus, StepStatus
 from onboarding.ledger.writes import CaseWrite
@@ -243,6 +243,18 @@ def test_a_replaced_section_gives_back_what_it_claimed(bench: Bench) -> None:
     assert (bench.claim("registration 1")["state"], bench.claim("registration 1")["holder_case"]) == ("free", None)
     other = bench.open_and_lease(other_subject())
     assert bench.ledger.fenced(other, lambda w: take_claims(w, [registration_claim("subject B")])) is None
+
+
+def test_a_replaced_section_gives_back_nothing_of_another_section_or_another_case(bench: Bench) -> None:
+    lease, other = bench.open_and_lease(), bench.open_and_lease(other_subject())
+    kit = ClaimKey(ClaimKind.INVENTORY, "kit", "A")
+    bench.ledger.fenced(lease, lambda w: take_claims(w, [registration_claim("A"), kit]))
+    bench.ledger.fenced(other, lambda w: take_claims(w, [registration_claim("B", "registration 2")]))
+    bench.park(lease)
+    assert bench.opened(CHANGED).replaced == ("registration",)
+    assert bench.claim("registration 1")["holder_case"] is None
+    for key, holder in (("kit", lease), ("registration 2", other)):
+        assert (bench.claim(key)["state"], bench.claim(key)["holder_case"]) == ("held", holder.case_id)
 
 
 def test_a_cancelled_case_gives_back_what_it_held_but_not_what_it_settled(bench: Bench) -> None:

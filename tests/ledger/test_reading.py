@@ -1,6 +1,6 @@
 """Reading the ledger for people: in which order, and all of it."""
 
-from tests.ledger.bench import Bench, other_subject
+from tests.ledger.bench import Bench
 
 MORE_THAN_ONE_STATEMENT = 1100
 
@@ -16,12 +16,14 @@ def copies(bench: Bench, table: str, count: int, changed: dict[str, str]) -> Non
 
 
 def test_cases_come_newest_first_and_those_of_one_moment_by_their_ids(bench: Bench) -> None:
-    ids = [bench.open(other_subject(f"{number:032X}")) for number in range(6)]
-    for day, case_id in zip((3, 1, 2, 2, 2, 2), ids, strict=True):
+    first = bench.open()
+    copies(bench, "case", 4, {"id": "'copy ' || (5 - n)", "business_key": "'copy ' || n"})
+    copies(bench, "step", 4, {"case_id": "'copy ' || n"})
+    for day, case_id in ((2, "copy 4"), (2, "copy 3"), (2, "copy 2"), (3, "copy 1"), (1, first)):
         bench.sql(
             "UPDATE onboarding_case SET created_at = :at WHERE id = :id", at=f"2026-01-0{day} 00:00:00", id=case_id
         )
-    assert [case.id for case in bench.ledger.cases()] == [ids[0], *sorted(ids[2:]), ids[1]]
+    assert [case.id for case in bench.ledger.cases()] == ["copy 1", "copy 2", "copy 3", "copy 4", first]
 
 
 def test_more_cases_than_one_statement_takes_are_all_read_with_their_steps(bench: Bench) -> None:

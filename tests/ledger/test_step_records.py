@@ -93,6 +93,15 @@ def test_a_refusal_leaves_no_intent_and_a_retry_counts_anew(bench: Bench) -> Non
     assert (step.status, step.outcome, step.waiting_since) == (S.PENDING, {}, None)
 
 
+def test_a_step_that_is_tried_again_begins_to_wait_anew(bench: Bench) -> None:
+    lease = bench.open_and_lease()
+    bench.do(lease, DEVICE, lambda s: s.wait("NOT_DISPENSED", awaited=True))
+    bench.do(lease, DEVICE, lambda s: s.refuse("WAITED_TOO_LONG"))
+    assert bench.step(lease.case_id, DEVICE).waiting_since is not None
+    bench.do(lease, DEVICE, lambda s: s.retry())
+    assert bench.step(lease.case_id, DEVICE).waiting_since is None
+
+
 def test_probes_and_shared_intents_are_counted_one_by_one(bench: Bench) -> None:
     lease = bench.open_and_lease()
     bench.bring(lease, DEVICE, S.OPEN)

@@ -1,5 +1,6 @@
 """What Clinical One says about a kit, read value by value, without a network."""
 
+import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -166,3 +167,14 @@ def test_a_moment_is_written_in_utc_with_milliseconds() -> None:
     assert as_of_text(datetime(2026, 11, 21, tzinfo=UTC)) == "2026-11-21T00:00:00.000Z"
     with pytest.raises(ValueError, match=r"^as_of needs a time zone$"):
         as_of_text(datetime(2026, 11, 21))  # noqa: DTZ001 - that is the point
+
+
+def test_a_moment_is_written_in_utc_wherever_this_machine_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = datetime(2026, 11, 21, 12, 5, 6, tzinfo=UTC)
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Kolkata")
+        time.tzset()
+        assert moment.astimezone().utcoffset() == timedelta(hours=5, minutes=30)
+        written = as_of_text(moment)
+    time.tzset()
+    assert written == "2026-11-21T12:05:06.000Z"
