@@ -111,6 +111,19 @@ def test_probes_and_shared_intents_are_counted_one_by_one(bench: Bench) -> None:
         assert bench.step(lease.case_id, DEVICE).intent.probes == number
 
 
+def test_intents_that_end_a_doubt_are_counted_as_probes_and_others_are_not(bench: Bench) -> None:
+    lease = bench.open_and_lease()
+    bench.bring(lease, DEVICE, S.OPEN)
+    bench.do(lease, DEVICE, lambda s: s.doubt("CUT"))
+    for probes in (1, 2):
+        bench.do(lease, DEVICE, lambda s: s.intend(INTENT, probe=True))
+        assert bench.step(lease.case_id, DEVICE).intent.probes == probes
+    bench.do(lease, DEVICE, lambda s: s.absent())
+    bench.bring(lease, DEVICE, S.OPEN)
+    intent = bench.step(lease.case_id, DEVICE).intent
+    assert (intent.probes, intent.attempts) == (2, 4)
+
+
 def test_a_decision_leaves_no_intent_and_no_count(bench: Bench) -> None:
     lease = bench.open_and_lease()
     bench.do(lease, DEVICE, lambda s: s.intend(INTENT))

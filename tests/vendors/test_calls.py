@@ -7,7 +7,7 @@ import pytest
 
 from onboarding.errors import CLINICAL_ONE, InDoubt, LoginRefused, Refused, Unavailable
 from onboarding.explanations import explain
-from onboarding.vendors import Answer, Deadline, InMemoryGate, Kind, VendorHttp
+from onboarding.vendors import Answer, Deadline, InMemoryGate, Kind, Limits, VendorHttp
 from onboarding.vendors.calls import Request, VendorCalls, path_segment
 from onboarding.vendors.tokens import Token, TokenKeeper
 from tests.vendors.scripted_server import Exchange, ScriptedServer, answers, in_turn, scripted
@@ -226,6 +226,42 @@ async def test_the_lack_of_an_answer_is_noted_with_what_may_have_left(
         await send(calls, server)
     told = "vendor_no_answer system='Clinical One' call=work"
     assert noted(caplog) == [(logging.INFO, f"{told} reason=cut may_have_left=True")]
+
+
+async def test_a_system_that_looks_dead_is_noted_with_why_and_for_how_long(
+    http: VendorHttp, gate: InMemoryGate, server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = Limits(failures=2, first_pause_s=20)
+    calls = VendorCalls(CLINICAL_ONE, http, gate, credentials=CREDENTIALS, limits=limits)
+    server.script = answers(502, b"<html>")
+    for _ in range(2):
+        assert [message for level, message in noted(caplog) if level == logging.WARNING] == []
+        with pytest.raises(InDoubt):
+            await send(calls, server)
+    [message] = [message for level, message in noted(caplog) if level == logging.WARNING]
+    told, pause_s = message.rsplit("=", 1)
+    assert told == "vendor_down system='Clinical One' code=SERVER_ERROR pause_s"
+    assert 17 < float(pause_s) <= 22
+
+
+async def test_a_failure_counts_only_in_the_state_in_which_its_place_was_given(
+    http: VendorHttp, gate: InMemoryGate, server: ScriptedServer
+) -> None:
+    calls = VendorCalls(CLINICAL_ONE, http, gate, credentials=CREDENTIALS, limits=Limits(failures=1, first_pause_s=20))
+    request = Request("work", Kind.EFFECT, "PUT", f"{server.url}/kits/1")
+    keeper = TokenKeeper(CLINICAL_ONE, Login())
+    breaker = calls.pacing.breaker
+    server.script = answers(502, b"<html>")
+    async with calls.turn(20) as turn:
+        assert breaker.failed(breaker.stamp)
+        breaker.succeeded()
+        with pytest.raises(InDoubt):
+            await calls.authorised(request, keeper, bearer, deadline=turn)
+    assert calls.pacing.closed_for_s() == 0, "the system was alive since"
+    async with calls.turn(20) as turn:
+        with pytest.raises(InDoubt):
+            await calls.authorised(request, keeper, bearer, deadline=turn)
+    assert calls.pacing.closed_for_s() > 0
 
 
 async def test_refused_credentials_are_remembered_with_all_that_was_told(
