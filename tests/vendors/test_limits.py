@@ -210,13 +210,14 @@ async def test_a_pause_that_begins_after_the_place_was_got_is_waited_for_if_the_
         crowd.let_go.release()
     await read(client)
     async with client.turn(2) as turn:
-        await gate.remember_not_before(OPENSPECIMEN, 0.2)
+        await gate.remember_not_before(OPENSPECIMEN, 0.8)  # up to half of what is left
         assert await client.update_registration(1, {"id": 1}, deadline=turn) == FOUND
     async with client.turn(0.3) as turn:
         await gate.remember_not_before(OPENSPECIMEN, 0.25)
         with pytest.raises(Unavailable) as caught:
             await client.update_registration(1, {"id": 1}, deadline=turn)
     assert caught.value.code == "THROTTLED"
+    assert 0 < (caught.value.retry_after_s or 0) <= 0.25
     assert len(server.calls("PUT")) == 1
 
 
