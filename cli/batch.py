@@ -16,6 +16,7 @@ from cli.batch_screen import showing
 from cli.running import run, stop_once
 from cli.subject import FileArgument
 from cli.who import actor
+from onboarding.batch.children import hands_for
 from onboarding.batch.engine import Worked, due_cases, work_cases
 from onboarding.batch.intake import Intake, take_in, take_in_file
 from onboarding.batch.progress import watching
@@ -26,8 +27,10 @@ from onboarding.batch.stopping import until_stopped
 from onboarding.batch.template import template_csv, template_notes
 from onboarding.endings import EXIT_FAULT, EXIT_ONBOARDED, Ending
 from onboarding.errors import BadInput, BadSettings
+from onboarding.ledger import batches
 from onboarding.ledger.ledger import Ledger, open_ledger
 from onboarding.ledger.opening import Addresses
+from onboarding.ledger.states import CaseStatus
 from onboarding.settings import Connections, Settings, load_settings
 from onboarding.workbench import Workbench, missing_connections, open_workbench
 
@@ -169,12 +172,15 @@ class Job:
             if worked.ending is None:
                 self.faults[worked.code or ""] = self.faults.get(worked.code or "", 0) + 1
 
-        async def due_now() -> float:
-            lanes = bench.settings.concurrency
-            return await work_cases(bench, due_cases(bench, batch_id), lanes=lanes, told=told, stop=stop)
+        waiting = (await bench.in_thread(batches.counts, bench.ledger, batch_id)).of(CaseStatus.READY)
+        async with hands_for(bench, waiting) as hands:
 
-        rounds = work_rounds(bench, batch_id, due_now, stop, waiting=_say_waiting)
-        return await until_stopped(rounds, stop, _say_stopping) or Left(Rest.STOPPED)
+            async def due_now() -> float:
+                lanes = bench.settings.concurrency * hands.processes
+                return await work_cases(hands, due_cases(bench, batch_id), lanes=lanes, told=told, stop=stop)
+
+            rounds = work_rounds(bench, batch_id, due_now, stop, waiting=_say_waiting)
+            return await until_stopped(rounds, stop, _say_stopping) or Left(Rest.STOPPED)
 
 
 def _say_stopping() -> None:

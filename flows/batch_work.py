@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from functools import partial
 
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
@@ -9,8 +10,9 @@ from prefect.logging import get_run_logger
 from flows.batch_artifacts import Faults, progress_shown, save_results
 from flows.batch_pool import Pool
 from flows.run import ended, label_run
-from onboarding.batch.engine import Worked, due_cases, work_cases
-from onboarding.batch.rounds import Left, Rest, work_rounds
+from onboarding.batch.children import hands_for
+from onboarding.batch.engine import Hands, Here, Worked, due_cases, work_cases
+from onboarding.batch.rounds import Left, Rest, Round, work_rounds
 from onboarding.batch.stopping import until_stopped
 from onboarding.endings import Ending
 from onboarding.errors import BadInput
@@ -49,11 +51,19 @@ class BatchRun:
         await label_run(f"batch:{self._batch_id}")
         small = sum(counts.cases.values()) <= self._bench.settings.batch_task_runs
         shared = self._bench.settings.batch_workers > 1
-        by = self._due_by_tasks if small else self._due_on_pool if shared else self._due_by_chunks
-        rounds = work_rounds(self._bench, self._batch_id, by, self._stop, waiting=self._say_waiting)
         async with progress_shown(self._bench, self._batch_id):
-            left = await until_stopped(rounds, self._stop, self._say_stopping) or Left(Rest.STOPPED)
+            if small:
+                left = await self._work_rounds(self._due_by_tasks)
+            elif shared:
+                left = await self._work_rounds(self._due_on_pool)
+            else:
+                async with hands_for(self._bench, counts.of(CaseStatus.READY)) as hands:
+                    left = await self._work_rounds(partial(self._due_by_chunks, hands))
         return self._ended(await save_results(self._bench, self._batch_id, Faults(self._faults)), left)
+
+    async def _work_rounds(self, by: Round) -> Left:
+        rounds = work_rounds(self._bench, self._batch_id, by, self._stop, waiting=self._say_waiting)
+        return await until_stopped(rounds, self._stop, self._say_stopping) or Left(Rest.STOPPED)
 
     async def _counts(self) -> BatchCounts:
         found = await self._bench.in_thread(batches.batch, self._bench.ledger, self._batch_id)
@@ -65,12 +75,12 @@ class BatchRun:
 
     async def _due_by_tasks(self) -> float:
         cases = due_cases(self._bench, self._batch_id)
-        lanes = min(self._lanes, _LANES_OF_TASKS)
-        return await work_cases(self._bench, cases, lanes=lanes, told=self._told, stop=self._stop, work=work_by_tasks)
+        lanes, hands = min(self._lanes, _LANES_OF_TASKS), Here(self._bench, work_by_tasks)
+        return await work_cases(hands, cases, lanes=lanes, told=self._told, stop=self._stop)
 
-    async def _due_by_chunks(self) -> float:
+    async def _due_by_chunks(self, hands: Hands) -> float:
         size, cases = self._bench.settings.batch_chunk, due_cases(self._bench, self._batch_id)
-        pieces = Pieces(self._bench, cases, size=size, lanes=self._lanes, stop=self._stop)
+        pieces = Pieces(hands, cases, size=size, lanes=self._lanes * hands.processes, stop=self._stop)
         self._next_chunk = await work_by_chunks(pieces, self._told, first_number=self._next_chunk)
         return pieces.closed_for_s
 

@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from flows.asked import ID_PATTERN, NOT_STORED, asked_flow, read_case_id, shown
 from flows.batch_asked import read_batch_id
 from flows.run import ended, ended_by, label_run, workbench_of_this_run
-from onboarding.batch.engine import Worked, one_by_one, work_cases
+from onboarding.batch.engine import Here, Worked, one_by_one, work_cases
 from onboarding.batch.stopping import until_stopped
 from onboarding.endings import Ending
 from onboarding.errors import BadInput
@@ -77,7 +77,7 @@ async def onboard_chunk(batch_id: BatchField, case_ids: CasesField) -> State[Any
         batch, cases = read_chunk({"batch_id": batch_id, "case_ids": case_ids})
         async with workbench_of_this_run() as bench:
             await label_run(f"batch:{batch}")
-            work = work_cases(bench, one_by_one(cases), lanes=bench.settings.concurrency, told=told, stop=stop)
+            work = work_cases(Here(bench), one_by_one(cases), lanes=bench.settings.concurrency, told=told, stop=stop)
             closed_for_s = await until_stopped(work, stop)
             if closed_for_s:  # a state's data would have to be stored; this the run of the batch can read
                 await label_run(f"batch:{batch}", f"{_LEFT_ALONE}{ceil(closed_for_s)}")

@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import State
 from flows.asked import asked_flow, shown
 from flows.onboard_subject import onboard_subject
 from flows.run import ended, ended_by, workbench_of_this_run
+from onboarding.batch.children import hands_for
 from onboarding.batch.engine import Worked, one_by_one, work_cases
 from onboarding.batch.stopping import until_stopped
 from onboarding.endings import Ending
@@ -87,4 +88,6 @@ async def _work_here(bench: Workbench, due: list[str], endings: Counter[str], st
     def told(worked: Worked) -> None:
         endings[str(worked.ending or worked.code)] += 1
 
-    await work_cases(bench, one_by_one(due), lanes=bench.settings.concurrency, told=told, stop=stop)
+    async with hands_for(bench, len(due)) as hands:
+        lanes = bench.settings.concurrency * hands.processes
+        await work_cases(hands, one_by_one(due), lanes=lanes, told=told, stop=stop)

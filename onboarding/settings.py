@@ -116,6 +116,12 @@ class Settings(BaseModel):
         description="Batches of up to so many cases show each step as a task run; larger ones a task run for each chunk.",
     )
     batch_chunk: int = Field(default=250, ge=1, le=5000, description="Cases of one chunk of a larger batch.")
+    processes: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Processes of one run that share a batch of 500 cases or more, and its limits on requests; at most 2 on SQLite.",
+    )
     batch_workers: int = Field(
         default=1,
         ge=1,

@@ -102,9 +102,16 @@ class Workbench:
     """Build it with ``open_workbench``."""
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, systems: Systems, runner: Runner, in_thread: Callable[..., Any]
+        self,
+        settings: Settings,
+        connections: Connections,
+        ledger: Ledger,
+        systems: Systems,
+        runner: Runner,
+        in_thread: Callable[..., Any],
     ) -> None:
         self.settings = settings
+        self.connections = connections
         self.ledger = ledger
         self.systems = systems
         self.runner = runner
@@ -235,7 +242,7 @@ async def open_workbench(
                 connections.openspecimen.time_zone,
             )
             try:
-                yield Workbench(settings, ledger, systems, runner, in_thread)
+                yield Workbench(settings, connections, ledger, systems, runner, in_thread)
             finally:
                 await openspecimen.aclose()
                 await clinical_one.aclose()

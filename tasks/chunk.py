@@ -11,19 +11,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from onboarding.batch.engine import Told, Worked, work_cases
+from onboarding.batch.engine import Hands, Told, Worked, work_cases
 from onboarding.errors import OnboardingError
-from onboarding.workbench import Workbench
 from tasks.faults import UnexpectedFault, told
 
 
 class Pieces:
     """Cuts the due cases of a batch into chunks that share their lanes: while the last cases of one end, the next begins."""
 
-    def __init__(
-        self, bench: Workbench, cases: AsyncIterator[str], *, size: int, lanes: int, stop: asyncio.Event
-    ) -> None:
-        self.bench = bench
+    def __init__(self, hands: Hands, cases: AsyncIterator[str], *, size: int, lanes: int, stop: asyncio.Event) -> None:
+        self.hands = hands
         self.lanes = lanes
         self.stop = stop
         self.closed_for_s = 0.0
@@ -73,7 +70,7 @@ class Piece:
             tell(worked)
 
         closed_for_s = await work_cases(
-            pieces.bench, pieces.cases_of(self), lanes=pieces.lanes, told=ended, stop=pieces.stop
+            pieces.hands, pieces.cases_of(self), lanes=pieces.lanes, told=ended, stop=pieces.stop
         )
         pieces.closed_for_s = max(pieces.closed_for_s, closed_for_s)
         return endings

@@ -8,7 +8,7 @@ from benchmarks.job import Job
 from benchmarks.settings import set_environment
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.subjects import request_of
-from onboarding.batch.engine import Worked, one_by_one, work_cases
+from onboarding.batch.engine import Here, Worked, one_by_one, work_cases
 from onboarding.clocks import utc_now
 from onboarding.endings import Ending
 from onboarding.settings import load_connections, load_settings
@@ -36,7 +36,7 @@ async def _work_to_the_end(bench: Workbench, cases: list[str], lanes: int) -> di
     parked: Counter[str] = Counter()
     for _ in range(_TURNS):
         waiting: list[Worked] = []
-        await work_cases(bench, one_by_one(cases), lanes=lanes, told=waiting.append, stop=asyncio.Event())
+        await work_cases(Here(bench), one_by_one(cases), lanes=lanes, told=waiting.append, stop=asyncio.Event())
         waiting = [one for one in waiting if one.ending is not Ending.ONBOARDED]
         if not waiting:
             return dict(parked)

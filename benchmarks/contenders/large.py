@@ -11,7 +11,7 @@ from benchmarks.job import Job
 from benchmarks.settings import set_environment
 from benchmarks.stopwatch import Stopwatch, resident_mb
 from benchmarks.subjects import request_of
-from onboarding.batch.engine import Worked, due_cases, work_cases
+from onboarding.batch.engine import Here, Worked, due_cases, work_cases
 from onboarding.batch.intake import Intake
 from onboarding.endings import Ending
 from onboarding.ledger.states import StepName
@@ -79,7 +79,7 @@ async def _work(bench: Workbench, batch_id: str, job: Job, watch: Stopwatch) -> 
             samples.append(sample)
 
     for _ in range(_TURNS):
-        await work_cases(bench, due_cases(bench, batch_id), lanes=job.at_once, told=told, stop=asyncio.Event())
+        await work_cases(Here(bench), due_cases(bench, batch_id), lanes=job.at_once, told=told, stop=asyncio.Event())
         if done == job.subjects:
             break
         await asyncio.sleep(1)

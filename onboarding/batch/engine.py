@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import perf_counter
-from typing import Final
+from typing import Final, Protocol
 
 from onboarding.endings import Ending
 from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, BadInput, CaseContradicted, LeaseLost, OnboardingError
@@ -52,19 +52,45 @@ Told = Callable[[Worked], None]
 Work = Callable[[CaseSession], Awaitable[CaseReport]]
 
 
+class Hands(Protocol):
+    """Who works cases: this process (``Here``), or several; how many lanes make sense grows with their number."""
+
+    @property
+    def processes(self) -> int:
+        """How many processes."""
+
+    async def work(self, case_id: str) -> Worked:
+        """Take a case and work it to an ending. Raises ``StoreGone`` if the ledger cannot be used."""
+
+    def closed_for_s(self) -> float:
+        """Seconds for which one of the vendors is to be left alone; 0 if both may be asked."""
+
+
+class Here:
+    """This process: ``work`` works one case from its first open step to its ending."""
+
+    processes: Final = 1
+
+    def __init__(self, bench: Workbench, work: Work = work_case) -> None:
+        self._bench = bench
+        self._work = work
+
+    async def work(self, case_id: str) -> Worked:
+        """Take a case and work it to an ending. Raises ``StoreGone`` if the ledger cannot be used."""
+        return await _work(self._bench, case_id, perf_counter(), self._work)
+
+    def closed_for_s(self) -> float:
+        """Seconds for which one of the vendors is to be left alone; 0 if both may be asked."""
+        return closed_for_s(self._bench)
+
+
 async def work_cases(
-    bench: Workbench,
-    case_ids: AsyncIterable[str],
-    *,
-    lanes: int,
-    told: Told,
-    stop: asyncio.Event,
-    work: Work = work_case,
+    hands: Hands, case_ids: AsyncIterable[str], *, lanes: int, told: Told, stop: asyncio.Event
 ) -> float:
     """Work these cases, ``lanes`` of them at a time, and tell each one's end. One that fails keeps no other from its turn.
 
     No case is begun any more once ``stop`` is set, or while a vendor asked for a long pause or looks dead: those that were
-    begun end first, and give their leases back. ``work`` works one case from its first open step to its ending.
+    begun end first, and give their leases back.
 
     Returns:
         Seconds for which a vendor is to be left alone, if that is why not all were begun; else 0.
@@ -73,12 +99,12 @@ async def work_cases(
         StoreGone: the ledger cannot be used.
         OnboardingError: the next case could not be looked up (``StoreUnavailable``, for instance).
     """
-    queue = _Queue(bench, case_ids, stop)
+    queue = _Queue(hands, case_ids, stop)
     met: list[Exception] = []
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(lanes):
-                group.create_task(_lane(bench, queue, told, work))
+                group.create_task(_lane(hands, queue, told))
     except* OnboardingError as errors:
         met = sorted(errors.exceptions, key=lambda error: not isinstance(error, StoreGone))
     if met:
@@ -111,8 +137,8 @@ async def due_cases(bench: Workbench, batch_id: str) -> AsyncIterator[str]:
 class _Queue:
     """Hands out cases one by one, as long as there is sense in beginning one."""
 
-    def __init__(self, bench: Workbench, case_ids: AsyncIterable[str], stop: asyncio.Event) -> None:
-        self._bench = bench
+    def __init__(self, hands: Hands, case_ids: AsyncIterable[str], stop: asyncio.Event) -> None:
+        self._hands = hands
         self._cases = aiter(case_ids)
         self._stop = stop
         self._turn = asyncio.Lock()
@@ -129,7 +155,7 @@ class _Queue:
 
     async def _vendors_are_open(self) -> bool:
         """Whether both vendors may be asked; a short pause is waited for."""
-        while (pause_s := closed_for_s(self._bench)) > 0:
+        while (pause_s := self._hands.closed_for_s()) > 0:
             if pause_s > AWAITED_PAUSE_S:
                 self.closed_for_s, self._ended = pause_s, True
                 return False
@@ -146,10 +172,9 @@ def closed_for_s(bench: Workbench) -> float:
     return max(bench.systems.closed_for_s(system) for system in (OPENSPECIMEN, CLINICAL_ONE))
 
 
-async def _lane(bench: Workbench, queue: _Queue, told: Told, work: Work) -> None:
+async def _lane(hands: Hands, queue: _Queue, told: Told) -> None:
     while (case_id := await queue.next()) is not None:
-        begun = perf_counter()
-        told(await _work(bench, case_id, begun, work))
+        told(await hands.work(case_id))
 
 
 async def _work(bench: Workbench, case_id: str, begun: float, work: Work) -> Worked:

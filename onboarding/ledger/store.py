@@ -6,6 +6,7 @@ locks on PostgreSQL), commits, and gives back what the function returned. A comm
 """
 
 import os
+import sqlite3
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from sqlalchemy.pool import QueuePool
 
 from onboarding.clocks import DATABASE_EPOCH, boot_id, boot_seconds
 from onboarding.errors import BadSettings, LedgerError
+from onboarding.ledger.sqlite_turns import WriteTurns
 
 T = TypeVar("T")
 LeaseClock = Callable[[Connection], tuple[str, float]]
@@ -79,7 +81,12 @@ class Store:
     def __init__(self, url: str, *, clock: LeaseClock | None = None, busy_seconds: float = 30.0) -> None:
         self.url: Final = _checked_url(url)
         self.is_sqlite: Final = self.url.get_backend_name() == "sqlite"
-        self._engine = (_sqlite_engine if self.is_sqlite else _postgresql_engine)(self.url, busy_seconds)
+        self._turns = WriteTurns(Path(str(self.url.database)), busy_seconds) if self.is_sqlite else None
+        self._engine = (
+            _postgresql_engine(self.url, busy_seconds)
+            if self._turns is None
+            else _sqlite_engine(self.url, busy_seconds, self._turns)
+        )
         self._clock = clock or (_boot_clock if self.is_sqlite else _database_clock)
 
     @property
@@ -120,7 +127,9 @@ class Store:
                     f"the ledger {self.place} did not say whether it stored the last change ({type(error).__name__}); "
                     "nothing is sent until its state is read again: resume the case."
                 ) from None
-            return result
+        if self._turns is not None:
+            self._turns.step_back()
+        return result
 
     def read(self, look: Callable[[Connection], T]) -> T:
         """Run ``look`` on one consistent view and give its result back."""
@@ -158,6 +167,8 @@ class Store:
     def close(self) -> None:
         """Give every connection back."""
         self._engine.dispose()
+        if self._turns is not None:
+            self._turns.close()
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
@@ -253,7 +264,7 @@ def _postgresql_engine(url: URL, busy_seconds: float) -> Engine:
     return engine
 
 
-def _sqlite_engine(url: URL, busy_seconds: float) -> Engine:
+def _sqlite_engine(url: URL, busy_seconds: float, turns: WriteTurns) -> Engine:
     path = Path(str(url.database))
     engine = create_engine(
         url,
@@ -275,8 +286,13 @@ def _sqlite_engine(url: URL, busy_seconds: float) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("onboarding_writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        if connection.get_execution_options().get("onboarding_writes", False):
+            try:
+                turns.begin(connection.connection.dbapi_connection)
+            except sqlite3.Error as error:
+                raise DBAPIError.instance("BEGIN IMMEDIATE", None, error, sqlite3.Error) from error
+        else:
+            connection.exec_driver_sql("BEGIN")
 
     return engine
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from onboarding.batch.engine import work_cases
+from onboarding.batch.engine import Here, work_cases
 from onboarding.ledger.store import StoreBusy, StoreGone, StoreUnavailable
 from tests.steps.lab import laboratory
 
@@ -31,4 +31,4 @@ async def test_a_ledger_that_cannot_say_which_case_is_next_ends_the_work_with_th
     async with laboratory(tmp_path) as lab:
         cases = Unreadable(error("the ledger did not answer"))
         with pytest.raises(error, match="did not answer"):
-            await work_cases(lab.bench, cases, lanes=3, told=lambda _worked: None, stop=asyncio.Event())
+            await work_cases(Here(lab.bench), cases, lanes=3, told=lambda _worked: None, stop=asyncio.Event())

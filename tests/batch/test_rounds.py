@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from onboarding.batch.engine import due_cases, work_cases
+from onboarding.batch.engine import Here, due_cases, work_cases
 from onboarding.batch.intake import take_in_file
 from onboarding.batch.progress import Pace, Progress, look
 from onboarding.batch.rounds import Left, Rest, patience_s, work_rounds
@@ -49,7 +49,7 @@ async def worked(lab: Lab, batch_id: str, stop: asyncio.Event | None = None) -> 
 
     async def due_now() -> float:
         cases = due_cases(lab.bench, batch_id)
-        return await work_cases(lab.bench, cases, lanes=4, told=lambda _worked: None, stop=ends)
+        return await work_cases(Here(lab.bench), cases, lanes=4, told=lambda _worked: None, stop=ends)
 
     return await work_rounds(lab.bench, batch_id, due_now, ends, waiting=waits.append), waits
 
@@ -110,7 +110,7 @@ async def test_a_batch_that_waits_for_a_log_in_is_not_waited_for(lab: Lab) -> No
     batch_id = await taken_in(lab, exception_row(1))
     async with lab.another_bench(clinical_one_client_secret="wrong") as wrong:
         cases = due_cases(wrong, batch_id)
-        await work_cases(wrong, cases, lanes=1, told=lambda _worked: None, stop=asyncio.Event())
+        await work_cases(Here(wrong), cases, lanes=1, told=lambda _worked: None, stop=asyncio.Event())
         logins = wrong.systems.login_digests
         assert batch_progress.next_look_s(wrong.ledger, batch_id, logins=logins) is None
     found = batch_progress.next_look_s(lab.bench.ledger, batch_id, logins=lab.bench.systems.login_digests)

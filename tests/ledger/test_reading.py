@@ -1,6 +1,7 @@
 """Reading the ledger for people: in which order, and all of it."""
 
 from tests.ledger.bench import Bench
+from tests.support.requests import INVENTORY_ID, STUDY_ID, SUBJECT_ID
 
 MORE_THAN_ONE_STATEMENT = 1100
 
@@ -33,3 +34,13 @@ def test_more_cases_than_one_statement_takes_are_all_read_with_their_steps(bench
     found = bench.ledger.cases()
     assert len({case.id for case in found}) == len(found) == MORE_THAN_ONE_STATEMENT + 1
     assert all(len(case.steps) == 4 for case in found)
+
+
+def test_a_case_shows_what_it_is_about_and_when_it_was_changed_last(bench: Bench) -> None:
+    case_id = bench.open(batch_id="b1")
+    opened = bench.case(case_id)
+    assert (opened.study_id, opened.mode, opened.subject_id) == (STUDY_ID, "test", SUBJECT_ID)
+    assert (opened.inventory_id, opened.batch_id) == (INVENTORY_ID, "b1")
+    bench.lease(case_id)
+    case, taken_at = bench.case(case_id), bench.last_event(case_id).at
+    assert (case.created_at, case.updated_at) == (opened.created_at, taken_at)

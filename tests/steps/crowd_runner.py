@@ -7,7 +7,7 @@ import asyncio
 import json
 import sys
 
-from onboarding.batch.engine import Worked, one_by_one, work_cases
+from onboarding.batch.engine import Here, Worked, one_by_one, work_cases
 from onboarding.settings import load_connections, load_settings
 from onboarding.workbench import open_workbench
 
@@ -26,7 +26,7 @@ async def main() -> None:
         _say("ready")
         case_ids = json.loads(await asyncio.to_thread(sys.stdin.readline))
         ended: list[Worked] = []
-        await work_cases(bench, one_by_one(case_ids), lanes=LANES, told=ended.append, stop=asyncio.Event())
+        await work_cases(Here(bench), one_by_one(case_ids), lanes=LANES, told=ended.append, stop=asyncio.Event())
         _say(json.dumps([[one.case_id, str(one.ending), one.code] for one in ended]))
 
 

@@ -1,0 +1,122 @@
+"""``python -m onboarding.batch.child``: one of several processes that share a batch; started by ``onboarding.batch.children``.
+
+It is told on standard input, a line of JSON (``Start``), then the ids of cases, a line each; it answers with lines of JSON
+(``Answer``) on standard output. At the end of its input it begins no case any more, and ends when those that were begun have.
+SIGTERM cuts them off: they give their leases back. Nobody sees the connections' secrets, which are in neither the arguments
+nor the environment.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, SecretStr
+
+from onboarding.batch.engine import Here, Worked
+from onboarding.errors import OnboardingError
+from onboarding.settings import Connections, Settings
+from onboarding.workbench import Workbench, open_workbench
+
+
+class Start(BaseModel):
+    """What a process is to work with. ``level``: of the log lines that it hands over."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    settings: Settings
+    connections: Connections
+    actor: str
+    flow_run_id: str | None
+    level: int
+
+    def line(self) -> bytes:
+        """One line, secrets and all."""
+        return json.dumps(self.model_dump(), default=_plain).encode() + b"\n"
+
+    @classmethod
+    def read(cls, line: bytes) -> Self:
+        """What ``line`` wrote."""
+        return cls.model_validate(json.loads(line))
+
+
+class Answer(BaseModel):
+    """How a case ended; or why none can be worked (``gone``); or a log line (level, name, text)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    worked: Worked | None = None
+    closed_for_s: float = 0.0
+    gone: str | None = None
+    log: tuple[int, str, str] | None = None
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    assert isinstance(value, Path), "settings and connections hold nothing else"
+    return str(value)
+
+
+class _Answers(logging.Handler):
+    """The way back to whoever started this process, for log lines too. What is printed goes where errors go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def say(self, answer: Answer) -> None:
+        with suppress(BrokenPipeError):  # whoever asked is gone; what was begun is ended all the same
+            self._out.write(answer.model_dump_json(exclude_defaults=True) + "\n")
+            self._out.flush()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.say(Answer(log=(record.levelno, record.name, record.getMessage())))
+
+
+async def _serve() -> None:
+    answers, lines = _Answers(), asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    start = Start.read(await lines.readline())
+    log = logging.getLogger("onboarding")
+    log.addHandler(answers)
+    log.setLevel(start.level)
+    try:
+        async with open_workbench(
+            start.settings, start.connections, actor=start.actor, flow_run_id=start.flow_run_id
+        ) as bench:
+            await _work(bench, lines, answers)
+    except OnboardingError as error:
+        answers.say(Answer(gone=str(error)))
+
+
+async def _work(bench: Workbench, lines: asyncio.StreamReader, answers: _Answers) -> None:
+    hands = Here(bench)
+
+    async def work(case_id: str) -> None:
+        try:
+            answers.say(Answer(worked=await hands.work(case_id), closed_for_s=hands.closed_for_s()))
+        except OnboardingError as error:
+            answers.say(Answer(gone=str(error)))
+
+    async with asyncio.TaskGroup() as group:
+        while line := await lines.readline():
+            group.create_task(work(line.decode("ascii").strip()))
+
+
+async def _until_terminated() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; who started this one decides
+    serving = asyncio.ensure_future(_serve())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
+    with suppress(asyncio.CancelledError):
+        await serving
+
+
+if __name__ == "__main__":
+    asyncio.run(_until_terminated())

@@ -1,0 +1,237 @@
+"""Several processes that share the cases of a batch on this machine: each a runner like any other, fed from here.
+
+One process works as fast as one processor. The ledger's leases and claims keep these apart, as they keep machines apart; all
+that goes between them is which case is next, and how it ended. A process that dies is replaced, and its cases are worked by
+whoever finds them due.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from time import monotonic
+from typing import Final
+
+from onboarding.batch.child import Answer, Start
+from onboarding.batch.engine import Hands, Here, Worked
+from onboarding.batch.stopping import GRACE_S
+from onboarding.errors import OnboardingError
+from onboarding.ledger.store import StoreGone
+from onboarding.settings import Settings
+from onboarding.workbench import Workbench
+
+WORTH_IT: Final = 500
+"""Cases from which on more processes are started: each takes about a second to begin."""
+
+PROCESS_ENDED: Final = "PROCESS_ENDED"
+"""In place of a case's ending: the process that worked on it is gone."""
+
+_LONGEST_LINE: Final = 1 << 20
+_log: Final = logging.getLogger("onboarding.batch")
+
+
+class ProcessesEnd(OnboardingError):
+    """The processes that share a batch end again and again."""
+
+
+@asynccontextmanager
+async def hands_for(bench: Workbench, cases: int) -> AsyncIterator[Hands]:
+    """Who works so many cases: this process; or, of many, as many processes as the settings allow."""
+    number = bench.settings.processes
+    if bench.ledger.store.is_sqlite:  # it has one writer, which two keep busy
+        number = min(number, 2)
+    if number == 1 or cases < WORTH_IT:
+        yield Here(bench)
+        return
+    async with several(bench, number) as children:
+        yield children
+
+
+@asynccontextmanager
+async def several(bench: Workbench, number: int) -> AsyncIterator["Children"]:
+    """So many processes, with this one's settings and connections; they have ended when the block has."""
+    start = Start(
+        settings=share(bench.settings, number),
+        connections=bench.connections,
+        actor=bench.runner.actor,
+        flow_run_id=bench.runner.flow_run_id,
+        level=_log.getEffectiveLevel(),
+    )
+    children = Children(start.line(), number)
+    try:
+        await children.begin()
+        yield children
+    except BaseException:
+        await asyncio.shield(children.end(cut=True))
+        raise
+    await children.end()
+
+
+def share(settings: Settings, number: int) -> Settings:
+    """What one of so many processes may do, so that all of them together keep within the limits of one."""
+    per_second = settings.requests_per_second
+    return settings.model_copy(
+        update={
+            "processes": 1,
+            "requests_in_flight": max(1, settings.requests_in_flight // number),
+            "requests_per_second": None if per_second is None else per_second / number,
+        }
+    )
+
+
+class Children:
+    """The processes; each case goes to the one that has the fewest in hand. ``deaths``: so many are replaced."""
+
+    def __init__(self, start: bytes, number: int, *, deaths: int = 10) -> None:
+        self.processes: Final = number
+        self._start = start
+        self._deaths_left = deaths
+        self._children: list[_Child] = []
+        self._replacing = asyncio.Lock()
+
+    async def begin(self) -> None:
+        """Start them; they need a moment until they work."""
+        for _ in range(self.processes):
+            self._children.append(await _Child.begin(self._start))
+
+    async def end(self, *, cut: bool = False) -> None:
+        """Let them end once their cases have; ``cut``: at once, their leases are given back."""
+        async with asyncio.TaskGroup() as group:
+            for child in self._children:
+                group.create_task(child.end(cut=cut))
+
+    async def work(self, case_id: str) -> Worked:
+        """Have a case worked to an ending. Raises ``StoreGone`` if the ledger cannot be used."""
+        await self._replace()
+        child = min(self._children, key=lambda one: one.in_hand)
+        return await child.work(case_id)
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes' ids."""
+        return [child.pid for child in self._children]
+
+    def closed_for_s(self) -> float:
+        """Seconds for which one of the vendors is to be left alone; 0 if both may be asked."""
+        return max(0.0, *(child.closed_until - monotonic() for child in self._children))
+
+    async def _replace(self) -> None:
+        async with self._replacing:
+            for index, child in enumerate(self._children):
+                if not child.has_ended:
+                    continue
+                if child.gone is not None:
+                    raise StoreGone(child.gone)
+                _log.warning("batch_process_ended status=%s", child.status)
+                self._deaths_left -= 1
+                if self._deaths_left < 0:
+                    raise ProcessesEnd(
+                        f"the processes that share this batch end again and again (status {child.status}): look at what they "
+                        "printed and at the machine's memory; ONBOARDING_PROCESSES=1 works without them. Nothing is lost: the "
+                        "same again goes on."
+                    )
+                self._children[index] = await _Child.begin(self._start)
+
+
+class _Child:
+    """One process, and what it has in hand."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._working: dict[str, asyncio.Future[Worked]] = {}
+        self.closed_until = 0.0
+        self.gone: str | None = None
+        self.has_ended = False
+        self._listening = asyncio.create_task(self._listen())
+
+    @classmethod
+    async def begin(cls, start: bytes) -> "_Child":
+        """Start it."""
+        # It must find the modules that this process found, wherever it was started.
+        found = os.pathsep.join(place for place in sys.path if place)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "onboarding.batch.child",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": found},
+            limit=_LONGEST_LINE,
+        )
+        child = cls(process)
+        child._tell(start)
+        return child
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def in_hand(self) -> int:
+        """Cases that it works on, whether or not somebody still waits for them."""
+        return len(self._working)
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, once it has ended."""
+        return self._process.returncode
+
+    async def work(self, case_id: str) -> Worked:
+        """Hand a case over and wait for its end."""
+        if self.has_ended:
+            return Worked(case_id, None, PROCESS_ENDED)
+        assert case_id not in self._working, "a case is worked once at a time"
+        ended: asyncio.Future[Worked] = asyncio.get_running_loop().create_future()
+        self._working[case_id] = ended
+        self._tell(f"{case_id}\n".encode())
+        return await ended
+
+    async def end(self, *, cut: bool) -> None:
+        """End it; one that does not is killed, and its leases end by themselves."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        if cut or self._working:  # then whoever waited for those was cut off
+            with suppress(ProcessLookupError):
+                self._process.terminate()
+        try:
+            await asyncio.wait_for(asyncio.shield(self._listening), GRACE_S)
+        except TimeoutError:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            await self._listening
+
+    def _tell(self, line: bytes) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line)
+
+    async def _listen(self) -> None:
+        assert self._process.stdout is not None
+        try:
+            while line := await self._process.stdout.readline():
+                self._hear(Answer.model_validate_json(line))
+        finally:
+            self.has_ended = True
+            await self._process.wait()
+            for case_id, ended in self._working.items():
+                if not ended.done():
+                    ended.set_result(Worked(case_id, None, PROCESS_ENDED))
+            self._working.clear()
+
+    def _hear(self, answer: Answer) -> None:
+        if answer.log is not None:
+            level, name, text = answer.log
+            logging.getLogger(name).log(level, "%s", text)
+        if answer.gone is not None:
+            self.gone = answer.gone
+            for ended in self._working.values():
+                if not ended.done():
+                    ended.set_exception(StoreGone(answer.gone))
+            self._working.clear()
+        if answer.worked is not None:
+            self.closed_until = monotonic() + answer.closed_for_s if answer.closed_for_s > 0 else 0.0
+            worked = self._working.pop(answer.worked.case_id, None)
+            if worked is not None and not worked.done():
+                worked.set_result(answer.worked)

@@ -1,0 +1,80 @@
+"""SQLite's one write lock, shared fairly between processes.
+
+SQLite lets whoever waits for it sleep and try again, longer and longer, so a process that writes one transaction after another
+keeps all others away for seconds. Here whoever waits tries again soon and says so, by a shared lock on a file beside the
+database; and whoever has just written looks at that file and steps back for a moment. All of this is courtesy: what
+keeps transactions apart is SQLite's lock, and no process waits for another one's lock on that file.
+"""
+
+import fcntl
+import os
+import sqlite3
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+_POLL_S: Final = 0.001
+_STEP_BACK_S: Final = 0.002  # longer than a poll, so that who waits is surely next
+
+
+class WriteTurns:
+    """Belongs to one database file. Threads may share it."""
+
+    def __init__(self, database: Path, busy_seconds: float) -> None:
+        self._file = database.with_name(f"{database.name}-waiting")
+        self._busy_seconds = busy_seconds
+        self._descriptor: int | None = None
+
+    def begin(self, connection: Any) -> None:
+        """Begin a write transaction on a connection of ``sqlite3``; raises its ``OperationalError`` if that takes too long."""
+        gives_up_at = time.monotonic() + self._busy_seconds
+        connection.execute("PRAGMA busy_timeout=0")
+        try:
+            while not _begun(connection, last=time.monotonic() >= gives_up_at):
+                self._say_waiting()
+                time.sleep(_POLL_S)
+        finally:
+            if self._descriptor is not None:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            connection.execute(f"PRAGMA busy_timeout={int(self._busy_seconds * 1000)}")
+
+    def step_back(self) -> None:
+        """Let a process go first that waits, if one does."""
+        descriptor = self._opened()
+        if descriptor is None:
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_STEP_BACK_S)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Give the file back."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _say_waiting(self) -> None:
+        descriptor = self._opened()
+        if descriptor is not None:
+            with suppress(BlockingIOError):  # somebody looks at it right now
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def _opened(self) -> int | None:
+        if self._descriptor is None:
+            with suppress(OSError):  # a full disk, say: then nobody is courteous
+                self._descriptor = os.open(self._file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        return self._descriptor
+
+
+def _begun(connection: Any, *, last: bool) -> bool:
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if last or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
+        return False
+    return True

@@ -1,0 +1,124 @@
+"""SQLite's one write lock is shared fairly: who writes all the time keeps nobody waiting for long."""
+
+import fcntl
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, text
+
+from onboarding.ledger.sqlite_turns import WriteTurns
+from onboarding.ledger.store import Store, StoreGone
+
+BUSY_S = 0.003
+"""How long each transaction of the busy one takes: as long as a real one, and longer than it rests between two."""
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    address = f"sqlite:///{tmp_path / 'l.db'}"
+    store = Store(address)
+    store.write(lambda c: c.execute(text("CREATE TABLE noted (who TEXT)")))
+    store.close()
+    return address
+
+
+def note(store: Store, who: str, seconds: float = 0.0) -> None:
+    def change(connection: Connection) -> None:
+        connection.execute(text("INSERT INTO noted VALUES (:who)"), {"who": who})
+        time.sleep(seconds)
+
+    store.write(change)
+
+
+@contextmanager
+def always_writing(url: str) -> Iterator[None]:
+    """Somebody writes one transaction after another, without a rest."""
+    store, stop, begun = Store(url), threading.Event(), threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            note(store, "busy", BUSY_S)
+            begun.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    begun.wait()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        store.close()
+
+
+def test_who_waits_is_next_after_a_transaction_or_two(url: str) -> None:
+    store = Store(url)
+    with always_writing(url):
+        for _ in range(30):
+            note(store, "patient")
+    said = [row.who for row in store.read(lambda c: c.execute(text("SELECT who FROM noted ORDER BY rowid")).all())]
+    store.close()
+    places = [place for place, who in enumerate(said) if who == "patient"]
+    between = sorted(after - before - 1 for before, after in pairwise(places))
+    assert between[len(between) // 2] <= 3, "transactions of the busy one while the other waits, in the middle"
+
+
+def test_who_waits_too_long_is_told_and_waits_no_more(url: str) -> None:
+    store, holder = Store(url, busy_seconds=0.1), sqlite3.connect(url.removeprefix("sqlite:///"))
+    holder.isolation_level = None
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreGone):
+        note(store, "patient")
+    holder.execute("ROLLBACK")
+    note(store, "patient")
+    with (Path(str(store.path)).with_name("l.db-waiting")).open("rb") as waiting:
+        fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if anybody still says that it waits
+    store.close()
+    holder.close()
+
+
+def test_other_errors_than_a_lock_are_not_waited_for(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "l.db", isolation_level=None)
+    turns = WriteTurns(tmp_path / "l.db", 60)
+    turns.begin(connection)
+    with pytest.raises(sqlite3.OperationalError, match="within a transaction"):
+        turns.begin(connection)
+    connection.close()
+    turns.close()
+
+
+def test_without_its_file_nobody_steps_back_and_all_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "l.db-waiting").mkdir()  # no file can be made in its place
+    connection = sqlite3.connect(tmp_path / "l.db", isolation_level=None)
+    turns = WriteTurns(tmp_path / "l.db", 0.05)
+    turns.step_back()
+    turns.begin(connection)
+    with sqlite3.connect(tmp_path / "l.db", isolation_level=None) as other, pytest.raises(sqlite3.OperationalError):
+        turns.begin(other)
+    other.close()
+    connection.close()
+    turns.close()
+
+
+def test_who_looks_for_others_at_the_same_moment_keeps_nobody_from_waiting(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "l.db", isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    turns = WriteTurns(tmp_path / "l.db", 0.05)
+    with (tmp_path / "l.db-waiting").open("wb") as frozen:  # as a process that was stopped while it looked
+        fcntl.flock(frozen, fcntl.LOCK_EX)
+        other = sqlite3.connect(tmp_path / "l.db", isolation_level=None)
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            turns.begin(other)
+        connection.execute("ROLLBACK")
+        turns.begin(other)
+        other.execute("COMMIT")
+        turns.step_back()
+    other.close()
+    connection.close()
+    turns.close()
