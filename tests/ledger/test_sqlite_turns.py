@@ -69,6 +69,31 @@ def test_who_waits_is_next_after_a_transaction_or_two(url: str) -> None:
     assert between[len(between) // 2] <= 3, "transactions of the busy one while the other waits, in the middle"
 
 
+def test_who_has_written_steps_back_only_if_somebody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    holder = sqlite3.connect(tmp_path / "l.db", isolation_level=None)
+    turns, waiting = WriteTurns(tmp_path / "l.db", 5), WriteTurns(tmp_path / "l.db", 5)
+    slept: list[float] = []
+    turns.begin(holder)
+    turns.step_back()
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 1:  # the other one waits now, and says so
+            turns.step_back()
+            holder.execute("COMMIT")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    other = sqlite3.connect(tmp_path / "l.db", isolation_level=None)
+    waiting.begin(other)
+    turns.step_back()
+    assert len(slept) == 2, "once who waits, once who steps back for it"
+    assert slept[1] > slept[0], "longer than it takes until who waits tries again"
+    for one in (holder, other):
+        one.close()
+    for each in (turns, waiting):
+        each.close()
+
+
 def test_who_waits_too_long_is_told_and_waits_no_more(url: str) -> None:
     store, holder = Store(url, busy_seconds=0.1), sqlite3.connect(url.removeprefix("sqlite:///"))
     holder.isolation_level = None
