@@ -66,9 +66,9 @@ def changes(installation: Installation) -> Counter[str]:
 def test_a_batch_that_is_killed_goes_on_with_the_same_command_and_each_effect_is_there_once(
     audited: Installation, record_property: Callable[[str, object], None]
 ) -> None:
-    subjects = 300
+    subjects = 600  # enough for several processes
     path = many(audited, subjects)
-    for killed_after in (150, 450):
+    for killed_after in (300, 900):
         with audited.started("batch", str(path)) as process:
             audited.control.effects(at_least=killed_after, timeout_s=_ENDS_S)
             process.kill()

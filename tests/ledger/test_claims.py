@@ -166,6 +166,10 @@ def test_a_registration_and_a_device_of_the_same_number_are_different_claims(ben
     assert claim(bench, second, key_of(ClaimKind.INVENTORY, "B")) is None
 
 
+def test_a_claim_s_key_is_written_as_ledgers_hold_it_already() -> None:
+    assert claim_key("study", 'a "kit"', "ä") == '["study","a \\"kit\\"","\\u00e4"]'
+
+
 def test_the_parts_of_a_claim_s_key_cannot_be_confused() -> None:
     assert claim_key("ab", "c") != claim_key("a", "bc")
     assert claim_key('a","b') != claim_key("a", "b")
