@@ -8,6 +8,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, cast
 
+# Prefect imports these when the first task of a run begins; here they are imported before the run does.
+import prefect._internal.states
+import prefect.concurrency.services
+import prefect.task_engine
+import prefect.utilities.visualization  # noqa: F401
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
