@@ -5,15 +5,15 @@ changed is handed over (``put_...``) only once all of its part is done.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, Final, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Update, bindparam, case, insert, select, tuple_, update
-from sqlalchemy import Row as SqlRow
+from sqlalchemy import Connection, Update, bindparam, case, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from onboarding.clocks import utc_now
 from onboarding.ledger.columns import CASES, CLAIMS, EVENTS, STEPS, Row, all_rows, one_row
+from onboarding.ledger.fixed import FixedRows, FixedWrite
 from onboarding.ledger.states import CLAIM_ENDS, ENDS_WITHOUT_HOLDER, ClaimEnd, ClaimState, StepName
 
 Settled = tuple[str, str, ClaimEnd]
@@ -25,11 +25,38 @@ ClaimId = tuple[str, str]
 _UNCHANGED_BY_WORK: Final = ("request_sealed", "request_digest", "section_digests", "business_key")
 _WORKED: Final = [column for column in CASES.c if column.name not in _UNCHANGED_BY_WORK]
 # Whatever changes a case's row, but for its lease's end (its holder's doing), leaves another fence, owner, or entry behind.
-_VERSION: Final = [CASES.c.id, CASES.c.fence, CASES.c.lease_owner, CASES.c.trail_sequence]
+_VERSION: Final = FixedRows([CASES.c.id, CASES.c.fence, CASES.c.lease_owner, CASES.c.trail_sequence])
+_CASE: Final = FixedRows(_WORKED)
+_CLAIM: Final = FixedRows(list(CLAIMS.c))
 _NOTHING: Final[Mapping[str, Row]] = {}
-_SAVE_CASE: Final = update(CASES).where(CASES.c.id == bindparam("of_id"), CASES.c.fence == bindparam("of_fence"))
-_SAVE_STEP: Final = update(STEPS).where(STEPS.c.case_id == bindparam("of_case"), STEPS.c.name == bindparam("of_name"))
-_SAVE_CLAIM: Final = update(CLAIMS).where(CLAIMS.c.kind == bindparam("of_kind"), CLAIMS.c.key == bindparam("of_key"))
+_AT_EACH_WRITE: Final = frozenset({"lease_until", "lease_epoch", "updated_at", "trail_sequence", "trail_seal"})
+_BY_WORK: Final = _AT_EACH_WRITE | {
+    "status",
+    "reason",
+    "due_at",
+    "blocked_login",
+    "lease_owner",
+    "fence",
+    "takings",
+    "idle_takings",
+    "late_answers",
+    "flow_run_id",
+}
+
+
+def _saving(table: Any, columns: Iterable[str], **place: str) -> FixedWrite:
+    """An UPDATE of these columns of one row; ``place``: which parameter names it by which column."""
+    found = (table.c[column] == bindparam(parameter) for parameter, column in place.items())
+    return FixedWrite(update(table).where(*found), sorted(columns))
+
+
+# The fence is in the condition once more: the rows are locked, so it must still match.
+_SAVE_CASE: Final = {
+    columns: _saving(CASES, columns, of_id="id", of_fence="fence") for columns in (_AT_EACH_WRITE, _BY_WORK)
+}
+_SAVE_STEP: Final = _saving(STEPS, {*STEPS.c.keys()} - {"case_id", "name"}, of_case="case_id", of_name="name")
+_SAVE_CLAIM: Final = _saving(CLAIMS, {*CLAIMS.c.keys()} - {"kind", "key"}, of_kind="kind", of_key="key")
+_ADD_EVENT: Final = FixedWrite(insert(EVENTS), EVENTS.c.keys())
 _NEW_CLAIM: Final[Mapping[str, Any]] = {
     "bound_to": "",
     "state": ClaimState.FREE.value,
@@ -77,6 +104,7 @@ class Rows:
         skip_locked: bool = False,
     ) -> None:
         self.connection = connection
+        self._is_sqlite = connection.dialect.name == "sqlite"
         self._known = known
         self._skip_locked = skip_locked
         self._cases: Sheet[str] = Sheet()
@@ -139,16 +167,21 @@ class Rows:
 
     def _read_cases(self, case_ids: Sequence[str]) -> None:
         for row in self._locked_cases(_VERSION, [case_id for case_id in case_ids if case_id in self._known]):
-            known = self._known[row.id]
-            if all(known[column.name] == value for column, value in zip(_VERSION, row, strict=True)):
-                self._cases.know(row.id, known)
-        for row in self._locked_cases(_WORKED, [case_id for case_id in case_ids if case_id not in self._cases.now]):
-            self._cases.know(row.id, row._asdict())
+            known = self._known[row["id"]]
+            if all(known[column] == value for column, value in row.items()):
+                self._cases.know(row["id"], known)
+        for row in self._locked_cases(_CASE, [case_id for case_id in case_ids if case_id not in self._cases.now]):
+            self._cases.know(row["id"], row)
 
-    def _locked_cases(self, columns: Sequence[ColumnElement[Any]], case_ids: Sequence[str]) -> Iterator[SqlRow[Any]]:
+    def _locked_cases(self, rows: FixedRows, case_ids: Sequence[str]) -> Iterator[Row]:
         for start in range(0, len(case_ids), _CHUNK):
-            query = select(*columns).where(CASES.c.id.in_(case_ids[start : start + _CHUNK])).order_by(CASES.c.id)
-            yield from self.connection.execute(query.with_for_update(skip_locked=self._skip_locked))
+            some = case_ids[start : start + _CHUNK]
+            text = f"SELECT {rows.names} FROM {CASES.name} WHERE id"  # noqa: S608 - names of ours
+            if self._is_sqlite:
+                yield from rows.read(self.connection, f"{text} IN ({_marks(some)}) ORDER BY id", tuple(some))
+            else:
+                lock = "FOR UPDATE SKIP LOCKED" if self._skip_locked else "FOR UPDATE"
+                yield from rows.read(self.connection, f"{text} = ANY (%s) ORDER BY id {lock}", (list(some),))
 
     def _read_claims(self, places: Sequence[ClaimId]) -> None:
         self._write_settled()  # else what is read would not show what was settled in this transaction
@@ -160,14 +193,19 @@ class Rows:
             if missing:
                 now = utc_now()
                 free = [{"kind": kind, "key": key, **_NEW_CLAIM, "updated_at": now} for kind, key in missing]
-                made = (sqlite if self.connection.dialect.name == "sqlite" else postgresql).insert(CLAIMS)
+                made = (sqlite if self._is_sqlite else postgresql).insert(CLAIMS)
                 self.connection.execute(made.on_conflict_do_nothing(), free)
                 self._look_at_claims(missing)
 
     def _look_at_claims(self, places: Sequence[ClaimId]) -> None:
-        query = select(CLAIMS).where(tuple_(CLAIMS.c.kind, CLAIMS.c.key).in_(places))
-        query = query.order_by(CLAIMS.c.kind, CLAIMS.c.key).with_for_update()
-        for row in all_rows(self.connection.execute(query)):
+        text = f"SELECT {_CLAIM.names} FROM {CLAIMS.name} WHERE (kind, key) IN "  # noqa: S608 - names of ours
+        if self._is_sqlite:
+            pairs, values = f"(VALUES {_marks(places, '(?, ?)')})", tuple(chain(*places))
+            rows = _CLAIM.read(self.connection, f"{text} {pairs}", values)
+        else:
+            pairs, lists = "(SELECT * FROM unnest(%s::text[], %s::text[]))", tuple(map(list, zip(*places, strict=True)))
+            rows = _CLAIM.read(self.connection, f"{text} {pairs} ORDER BY kind, key FOR UPDATE", lists)
+        for row in rows:
             self._claims.know((row["kind"], row["key"]), row)
 
     # Changing
@@ -201,25 +239,27 @@ class Rows:
 
     def write(self) -> None:
         """Write everything that changed. The caller commits."""
-        for cases in self._cases.changes():
-            # The fence is in the condition once more: the rows are locked, so it must still match.
-            values = [
-                {**changed, "of_id": case_id, "of_fence": self._cases.read[case_id]["fence"]}
-                for case_id, changed in cases
-            ]
-            done = self.connection.execute(_SAVE_CASE, values)
-            assert done.rowcount == len(values), "a fenced row vanished under its lock"
-        for steps in self._steps.changes():
-            self.connection.execute(
-                _SAVE_STEP, [{**new, "of_case": case, "of_name": name} for (case, name), new in steps]
-            )
+        self._write_cases()
+        if steps := self._steps.changes():
+            values = [{**self._steps.now[place], "of_case": place[0], "of_name": place[1]} for place in steps]
+            _SAVE_STEP.run(self.connection, values)
         if self._events:
-            self.connection.execute(insert(EVENTS), self._events)
+            _ADD_EVENT.run(self.connection, self._events)
         self._write_settled()
-        for claims in self._claims.changes():
-            self.connection.execute(
-                _SAVE_CLAIM, [{**new, "of_kind": kind, "of_key": key} for (kind, key), new in claims]
-            )
+        if claims := self._claims.changes():
+            values = [{**self._claims.now[place], "of_kind": place[0], "of_key": place[1]} for place in claims]
+            _SAVE_CLAIM.run(self.connection, values)
+
+    def _write_cases(self) -> None:
+        of: dict[frozenset[str], list[Row]] = {columns: [] for columns in _SAVE_CASE}
+        for case_id, changed in self._cases.changes().items():
+            assert changed <= _BY_WORK, f"work changes no {changed - _BY_WORK}"
+            row = {**self._cases.now[case_id], "of_id": case_id, "of_fence": self._cases.read[case_id]["fence"]}
+            of[_AT_EACH_WRITE if changed <= _AT_EACH_WRITE else _BY_WORK].append(row)
+        for columns, rows in of.items():
+            if rows:
+                done = _SAVE_CASE[columns].run(self.connection, rows)
+                assert done.rowcount == len(rows), "a fenced row vanished under its lock"
 
     def _write_settled(self) -> None:
         settled, self._settled, now = self._settled, [], utc_now()
@@ -244,15 +284,19 @@ class Sheet(Generic[K]):
         if place not in self.now:
             self.read[place] = self.now[place] = row
 
-    def changes(self) -> list[list[tuple[K, Row]]]:
-        """The places that changed with their new values, in their order, together where the same columns changed."""
-        found: dict[tuple[str, ...], list[tuple[K, Row]]] = {}
+    def changes(self) -> dict[K, frozenset[str]]:
+        """The places that changed, in their order, with their columns that did."""
+        found: dict[K, frozenset[str]] = {}
         for place in sorted(place for place, row in self.now.items() if row is not self.read[place]):
             before = self.read[place]
-            new = {column: value for column, value in self.now[place].items() if value != before[column]}
-            if new:
-                found.setdefault(tuple(new), []).append((place, new))
-        return list(found.values())
+            changed = frozenset(column for column, value in self.now[place].items() if value != before[column])
+            if changed:
+                found[place] = changed
+        return found
+
+
+def _marks(values: Sequence[object], each: str = "?") -> str:
+    return ", ".join([each] * len(values))
 
 
 def ends_of(claim: Row, settled: Sequence[Settled]) -> list[ClaimEnd]:

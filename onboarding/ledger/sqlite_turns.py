@@ -28,16 +28,17 @@ class WriteTurns:
 
     def begin(self, connection: Any) -> None:
         """Begin a write transaction on a connection of ``sqlite3``; raises its ``OperationalError`` if that takes too long."""
-        gives_up_at = time.monotonic() + self._busy_seconds
         connection.execute("PRAGMA busy_timeout=0")
         try:
-            while not _begun(connection, last=time.monotonic() >= gives_up_at):
-                self._say_waiting()
-                time.sleep(_POLL_S)
+            self._once_free(connection, "BEGIN IMMEDIATE")
         finally:
             if self._descriptor is not None:
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             connection.execute(f"PRAGMA busy_timeout={int(self._busy_seconds * 1000)}")
+
+    def prepare(self, connection: Any) -> None:
+        """Let a connection keep a write-ahead log; for that change SQLite itself waits for nobody."""
+        self._once_free(connection, "PRAGMA journal_mode=WAL")
 
     def step_back(self) -> None:
         """Let a process go first that waits, if one does."""
@@ -57,6 +58,12 @@ class WriteTurns:
         if descriptor is not None:
             os.close(descriptor)
 
+    def _once_free(self, connection: Any, statement: str) -> None:
+        gives_up_at = time.monotonic() + self._busy_seconds
+        while not _done(connection, statement, last=time.monotonic() >= gives_up_at):
+            self._say_waiting()
+            time.sleep(_POLL_S)
+
     def _say_waiting(self) -> None:
         descriptor = self._opened()
         if descriptor is not None:
@@ -70,11 +77,12 @@ class WriteTurns:
         return self._descriptor
 
 
-def _begun(connection: Any, *, last: bool) -> bool:
+def _done(connection: Any, statement: str, *, last: bool) -> bool:
     try:
-        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(statement)
     except sqlite3.OperationalError as error:
-        if last or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+        # The code may be an extended one, such as that of a log that another connection recovers after a crash.
+        if last or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
             raise
         return False
     return True

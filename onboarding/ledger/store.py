@@ -281,7 +281,8 @@ def _sqlite_engine(url: URL, busy_seconds: float, turns: WriteTurns) -> Engine:
         connection.isolation_level = None  # transactions are begun below, by us
         with suppress(OSError):
             path.chmod(stat.S_IRUSR | stat.S_IWUSR)
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        turns.prepare(connection)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

@@ -5,6 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -116,6 +117,49 @@ def test_other_errors_than_a_lock_are_not_waited_for(tmp_path: Path) -> None:
         turns.begin(connection)
     connection.close()
     turns.close()
+
+
+class Busy:
+    """A connection that is busy, in one of SQLite's words for it, for its first statements that take a lock."""
+
+    def __init__(self, code: int, times: int) -> None:
+        self.code, self.left, self.said = code, times, list[str]()
+
+    def execute(self, statement: str) -> None:
+        if "busy_timeout" in statement:
+            return
+        self.said.append(statement)
+        if self.left > 0:
+            self.left -= 1
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = self.code
+            raise error
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY, sqlite3.SQLITE_BUSY_SNAPSHOT])
+def test_every_kind_of_busy_is_waited_for(tmp_path: Path, code: int) -> None:
+    turns = WriteTurns(tmp_path / "l.db", 60)
+    writing, connecting = Busy(code, 2), Busy(code, 2)
+    turns.begin(writing)
+    turns.prepare(connecting)
+    assert writing.said == ["BEGIN IMMEDIATE"] * 3
+    assert connecting.said == ["PRAGMA journal_mode=WAL"] * 3
+    turns.close()
+
+
+def test_many_that_open_a_new_database_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    for round_ in range(20):
+        stores = [Store(f"sqlite:///{tmp_path / f'{round_}.db'}") for _ in range(6)]
+        begin = threading.Barrier(len(stores))
+
+        def make(store: Store, begin: threading.Barrier = begin) -> None:
+            begin.wait()
+            store.write(lambda c: c.execute(text("CREATE TABLE IF NOT EXISTS noted (who TEXT)")))
+
+        with ThreadPoolExecutor(len(stores)) as threads:
+            list(threads.map(make, stores))  # raises what one of them met
+        for store in stores:
+            store.close()
 
 
 def test_without_its_file_nobody_steps_back_and_all_goes_on(tmp_path: Path) -> None:

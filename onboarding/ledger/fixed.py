@@ -1,0 +1,89 @@
+"""Statements that every case needs, each compiled once for a database and run with ready values.
+
+SQLAlchemy takes longer to execute a statement, and far longer to compile one, than SQLite takes to run it. Here its compiler
+and its types are asked once; then only the values are bound, by those types, and handed to the driver.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+from sqlalchemy import Column, Connection, CursorResult, Dialect, Insert, Update
+from sqlalchemy.types import TypeEngine
+
+from onboarding.ledger.columns import Row
+from onboarding.ledger.tables import UtcDateTime
+
+_Convert = Callable[[Any], Any] | None
+
+
+class FixedWrite:
+    """An INSERT or UPDATE of many rows that always names the same columns; its values go by the names of its parameters."""
+
+    def __init__(self, statement: Insert | Update, columns: Sequence[str]) -> None:
+        self._statement = statement
+        self._columns = list(columns)
+        self._compiled: dict[str, _Compiled] = {}
+
+    def run(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> CursorResult[Any]:
+        """Write these rows; each holds at least the parameters' values."""
+        dialect = connection.dialect
+        compiled = self._compiled.get(dialect.name)
+        if compiled is None:
+            compiled = self._compiled[dialect.name] = _Compiled(self._statement, self._columns, dialect)
+        return connection.exec_driver_sql(compiled.text, [compiled.values(row) for row in rows])
+
+
+class _Compiled:
+    """A statement for one kind of database."""
+
+    def __init__(self, statement: Insert | Update, columns: list[str], dialect: Dialect) -> None:
+        made = statement.compile(dialect=dialect, column_keys=columns)
+        self.text: Final = str(made)
+        self._positional = made.positional
+        names = made.positiontup if made.positional else list(made.binds)
+        assert names is not None
+        self._parameters: list[tuple[str, _Convert]] = [
+            (name, _converting(made.binds[name].type, dialect)) for name in names
+        ]
+
+    def values(self, row: Mapping[str, Any]) -> Any:
+        """One row's values as the driver takes them."""
+        if self._positional:
+            return tuple([row[name] if convert is None else convert(row[name]) for name, convert in self._parameters])
+        return {name: row[name] if convert is None else convert(row[name]) for name, convert in self._parameters}
+
+
+def _converting(kind: TypeEngine[Any], dialect: Dialect) -> _Convert:
+    convert = kind.dialect_impl(dialect).bind_processor(dialect)
+    if convert is not None and isinstance(kind, UtcDateTime):  # one moment stands in many rows of a transaction
+        return lru_cache(maxsize=64)(convert)
+    return convert
+
+
+class FixedRows:
+    """Rows of a table as dictionaries, from what the driver gives for ``SELECT`` of all its columns in their order."""
+
+    def __init__(self, columns: Sequence[Column[Any]]) -> None:
+        self._columns = list(columns)
+        self.names: Final = ", ".join(f'"{column.name}"' for column in columns)
+        self._converts: dict[str, list[tuple[str, _Convert]]] = {}
+
+    def read(self, connection: Connection, text: str, values: tuple[Any, ...]) -> list[Row]:
+        """Run the statement ``text`` and give its rows."""
+        result, dialect = connection.exec_driver_sql(text, values), connection.dialect
+        converts = self._converts.get(dialect.name)
+        if converts is None:
+            assert result.cursor is not None, "a SELECT has rows"
+            kinds = [kind for _, kind, *_ in result.cursor.description]  # as the driver calls the columns' types
+            converts = self._converts[dialect.name] = [
+                (column.name, column.type.dialect_impl(dialect).result_processor(dialect, kind))
+                for column, kind in zip(self._columns, kinds, strict=True)
+            ]
+        return [
+            {
+                name: value if convert is None else convert(value)
+                for (name, convert), value in zip(converts, row, strict=True)
+            }
+            for row in result
+        ]
