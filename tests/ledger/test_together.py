@@ -178,6 +178,16 @@ def test_steps_that_end_in_one_write_settle_the_claims_of_each(bench: Bench) -> 
     assert [bench.claim(key)["state"] for key in ("registration 1", "inventory 1")] == ["done", "done"]
 
 
+def test_cases_whose_steps_end_in_one_transaction_settle_the_claims_of_each(bench: Bench) -> None:
+    first, second = leases(bench, 2)
+    other = ClaimKey(ClaimKind.REGISTRATION, "registration 2", "B")
+    bench.ledger.fenced(first, lambda write: take_claims(write, [registration_claim("A")]))
+    bench.ledger.fenced(second, lambda write: take_claims(write, [other]))
+    bench.together([Fenced(lease, register) for lease in (first, second)])  # which reads no claim
+    rows = [bench.claim(key) for key in ("registration 1", "registration 2")]
+    assert [(row["state"], row["effect_id"]) for row in rows] == [("done", first.case_id), ("done", second.case_id)]
+
+
 def test_a_case_that_is_not_there_is_nobodys_to_write(bench: Bench) -> None:
     (lease,) = leases(bench, 1)
     with pytest.raises(LeaseLost):
