@@ -83,7 +83,10 @@ class _Answers(logging.Handler):
 async def _serve() -> None:
     answers, lines = _Answers(), asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    start = Start.read(await lines.readline())
+    told = await lines.readline()
+    if not told:  # whoever started this process is gone already
+        return
+    start = Start.read(told)
     log = logging.getLogger("onboarding")
     log.addHandler(answers)
     log.setLevel(start.level)

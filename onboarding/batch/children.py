@@ -115,7 +115,7 @@ class Children:
 
     def closed_for_s(self) -> float:
         """Seconds for which one of the vendors is to be left alone; 0 if both may be asked."""
-        return max(0.0, *(child.closed_until - monotonic() for child in self._children))
+        return max(0.0, max(child.closed_until for child in self._children) - monotonic())
 
     async def _replace(self) -> None:
         async with self._replacing:
@@ -212,6 +212,9 @@ class _Child:
         try:
             while line := await self._process.stdout.readline():
                 self._hear(Answer.model_validate_json(line))
+        except ValueError:  # no answer, or one without an end: what it does cannot be followed
+            _log.error("batch_process_not_understood pid=%d", self.pid)
+            self._process.kill()
         finally:
             self.has_ended = True
             await self._process.wait()

@@ -193,6 +193,33 @@ async def test_processes_that_end_again_and_again_are_given_up_with_a_way_out(
     assert secret.client_secret.get_secret_value() not in printed
 
 
+async def test_a_process_that_is_not_understood_is_ended_and_replaced(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cases = await opened(lab)
+    babbles = tmp_path / "babbles"
+    babbles.write_text("#!/bin/sh\necho no answer of ours\nexec cat\n")
+    babbles.chmod(0o700)
+    hands = Children(start_of(lab).line(), 1)
+    with monkeypatch.context() as there:
+        there.setattr(sys, "executable", str(babbles))
+        await hands.begin()
+    found = await asyncio.wait_for(hands.work(cases[0]), 30)
+    assert (found.ending, found.code) == (None, PROCESS_ENDED)
+    assert (await hands.work(cases[0])).ending is Ending.ONBOARDED
+    await hands.end()
+
+
+async def test_a_process_that_is_told_nothing_ends(lab: Lab) -> None:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "onboarding.batch.child", stdin=asyncio.subprocess.PIPE
+    )
+    assert child.stdin is not None
+    child.stdin.close()
+    assert await asyncio.wait_for(child.wait(), 30) == 0
+    assert lab.calls() == []
+
+
 async def test_secrets_stand_in_neither_arguments_nor_environment(lab: Lab) -> None:
     cases = await opened(lab)
     found = lab.bench.connections
