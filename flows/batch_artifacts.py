@@ -1,9 +1,10 @@
 """What a batch's run shows on its page: progress, a table of results, and a summary. Ids and codes only, nothing personal."""
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
@@ -17,18 +18,20 @@ from prefect.artifacts import (
 
 from onboarding.advice import advice
 from onboarding.batch.dry_run import PlanCounts, Planned
-from onboarding.batch.progress import Progress, watching
+from onboarding.batch.progress import Progress, look, watching
 from onboarding.batch.results import Result, results
 from onboarding.ledger import batch_progress, batches
 from onboarding.ledger.batch_states import RowStanding
 from onboarding.ledger.batches import BatchCounts
 from onboarding.ledger.ledger import Ledger
 from onboarding.ledger.states import CaseStatus, StepStatus
+from onboarding.ledger.store import StoreUnavailable
 from onboarding.steps.planning import Action
 from onboarding.workbench import Workbench
 
 ROWS_SHOWN: Final = 500
 PROGRESS_EVERY_S: Final = 5.0
+LAST_PAUSES_S: Final = (0.5, 2.0, 5.0)
 _FIRST: Final = ("not taken", "attention", "cancelled", "waiting", "open", "done")
 _log: Final = logging.getLogger("onboarding.flows")
 
@@ -53,18 +56,25 @@ async def progress_shown(bench: Workbench, batch_id: str) -> AsyncIterator[None]
         nonlocal artifact, last
         if progress == last:
             return
-        last = progress
         share, words = 100.0 * progress.worked / max(1, progress.cases), f"Batch {batch_id}: {progress}"
         try:
             if artifact is None:
                 artifact = await acreate_progress_artifact(share, key="onboarding-batch-progress", description=words)
             else:
                 await aupdate_progress_artifact(artifact, share, description=words)
+            last = progress
         except Exception as error:  # noqa: BLE001 - a picture of the work, whatever keeps it from being drawn
             _log.warning("progress_not_shown batch=%s error=%s", batch_id, type(error).__name__)
 
     async with watching(bench.ledger, batch_id, show, every_s=PROGRESS_EVERY_S):
         yield
+    for pause_s in LAST_PAUSES_S:  # a server on SQLite is busy now and then, and the last word should stand
+        with suppress(StoreUnavailable):
+            now = await bench.in_thread(look, bench.ledger, batch_id)
+            if now == last:
+                return
+            await asyncio.sleep(pause_s)
+            await show(now)
 
 
 async def save_results(bench: Workbench, batch_id: str, faults: Faults) -> BatchCounts:

@@ -22,7 +22,7 @@ from onboarding.ledger.batches import BatchCounts
 from onboarding.ledger.releasing import finish_release
 from onboarding.ledger.states import CaseStatus
 from onboarding.workbench import Workbench
-from tasks.case_tasks import work_by_tagged_tasks
+from tasks.case_tasks import work_by_tasks
 from tasks.chunk import Pieces, work_by_chunks
 
 GOES_ON = (
@@ -75,7 +75,7 @@ class BatchRun:
 
     async def _due_by_tasks(self) -> float:
         cases = due_cases(self._bench, self._batch_id)
-        lanes, hands = min(self._lanes, _LANES_OF_TASKS), Here(self._bench, work_by_tagged_tasks)
+        lanes, hands = min(self._lanes, _LANES_OF_TASKS), Here(self._bench, work_by_tasks)
         return await work_cases(hands, cases, lanes=lanes, told=self._told, stop=self._stop)
 
     async def _due_by_chunks(self, hands: Hands) -> float:

@@ -15,20 +15,11 @@ STEP_TASKS = (registration, dispensation, device, dnd_exception)
 
 
 async def work_by_tasks(session: CaseSession) -> CaseReport:
-    """Work a leased case, a task run for each step; stop at the first that does not go on."""
+    """Work a leased case, a task run for each step, tagged with the case; stop at the first that does not go on."""
     case_id = session.case_id
-    with working_on(session) as reports:
+    with working_on(session) as reports, tags(f"case:{case_id}"):
         for step_task in STEP_TASKS:
             if not (await report_of(step_task, case_id)).goes_on:
                 return await conclude(session, reports)
     await session.finish()
     return CaseReport(case_id, Ending.ONBOARDED, steps=tuple(reports))
-
-
-async def work_by_tagged_tasks(session: CaseSession) -> CaseReport:
-    """As ``work_by_tasks``, each task run tagged with the case: for a flow run of many cases, whose own tags are not theirs.
-
-    A tag has its price: Prefect asks its server for a place among all runs with it, before each task run.
-    """
-    with tags(f"case:{session.case_id}"):
-        return await work_by_tasks(session)

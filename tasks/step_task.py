@@ -4,15 +4,11 @@ Results and caches of Prefect are not the record of what happened; the ledger is
 """
 
 from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from importlib import import_module
 from typing import Any, Final, cast
 
-# Prefect imports these when the first task of a run begins; here they are imported before the run does.
-import prefect._internal.states
-import prefect.concurrency.services
-import prefect.task_engine
-import prefect.utilities.visualization  # noqa: F401
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
@@ -27,6 +23,11 @@ from onboarding.steps.attempt import attempt_step
 from onboarding.steps.report import StepReport
 from onboarding.steps.session import CaseSession
 from tasks.faults import UnexpectedFault, told
+
+# Prefect imports these when the first task of a run begins; here they are imported before the run does.
+for _late in ("_internal.states", "concurrency.services", "task_engine", "utilities.visualization"):
+    with suppress(ImportError):  # another version may have none
+        import_module(f"prefect.{_late}")
 
 RETRY_DELAYS_S: Final = [1.0, 2.0, 4.0, 9.0]
 _SESSION: ContextVar[CaseSession] = ContextVar("case_session")

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -68,16 +69,21 @@ class _Answers(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
+        self._turn = threading.Lock()
         self._out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def say(self, answer: Answer) -> None:
-        with suppress(BrokenPipeError):  # whoever asked is gone; what was begun is ended all the same
-            self._out.write(answer.model_dump_json(exclude_defaults=True) + "\n")
+        line = answer.model_dump_json(exclude_defaults=True) + "\n"
+        with self._turn, suppress(BrokenPipeError):  # whoever asked is gone; what was begun is ended all the same
+            self._out.write(line)
             self._out.flush()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.say(Answer(log=(record.levelno, record.name, record.getMessage())))
+        try:
+            self.say(Answer(log=(record.levelno, record.name, record.getMessage())))
+        except Exception:  # noqa: BLE001 - a line that cannot be handed over stops no work
+            self.handleError(record)
 
 
 async def _serve() -> None:
@@ -121,5 +127,14 @@ async def _until_terminated() -> None:
         await serving
 
 
+def _main() -> int:
+    try:
+        asyncio.run(_until_terminated())
+    except Exception as error:  # noqa: BLE001 - its text may hold anything
+        print(f"a process of a batch ended: {type(error).__name__}", file=sys.stderr)  # noqa: T201 - nobody else can say it
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    asyncio.run(_until_terminated())
+    sys.exit(_main())

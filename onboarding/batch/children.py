@@ -8,6 +8,7 @@ whoever finds them due.
 import asyncio
 import logging
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -16,7 +17,6 @@ from typing import Final
 
 from onboarding.batch.child import Answer, Start
 from onboarding.batch.engine import Hands, Here, Worked
-from onboarding.batch.stopping import GRACE_S
 from onboarding.errors import OnboardingError
 from onboarding.ledger.store import StoreGone
 from onboarding.settings import Settings
@@ -28,6 +28,7 @@ WORTH_IT: Final = 500
 PROCESS_ENDED: Final = "PROCESS_ENDED"
 """In place of a case's ending: the process that worked on it is gone."""
 
+_ENDS_S: Final = 4.0  # whoever stops containers often waits for ten seconds, of which cases under way may have had five
 _LONGEST_LINE: Final = 1 << 20
 _log: Final = logging.getLogger("onboarding.batch")
 
@@ -39,7 +40,7 @@ class ProcessesEnd(OnboardingError):
 @asynccontextmanager
 async def hands_for(bench: Workbench, cases: int) -> AsyncIterator[Hands]:
     """Who works so many cases: this process; or, of many, as many processes as the settings allow."""
-    number = bench.settings.processes
+    number = min(bench.settings.processes, bench.settings.requests_in_flight)
     if bench.ledger.store.is_sqlite:  # it has one writer, which two keep busy
         number = min(number, 2)
     if number == 1 or cases < WORTH_IT:
@@ -60,13 +61,18 @@ async def several(bench: Workbench, number: int) -> AsyncIterator["Children"]:
         level=_log.getEffectiveLevel(),
     )
     children = Children(start.line(), number)
+    cut = True
     try:
         await children.begin()
         yield children
-    except BaseException:
-        await asyncio.shield(children.end(cut=True))
-        raise
-    await children.end()
+        cut = False
+    finally:
+        ending = asyncio.ensure_future(children.end(cut=cut))
+        try:
+            await asyncio.shield(ending)
+        except asyncio.CancelledError:
+            await asyncio.wait({ending})  # it takes some seconds at most, and then none of them is left
+            raise
 
 
 def share(settings: Settings, number: int) -> Settings:
@@ -98,9 +104,7 @@ class Children:
 
     async def end(self, *, cut: bool = False) -> None:
         """Let them end once their cases have; ``cut``: at once, their leases are given back."""
-        async with asyncio.TaskGroup() as group:
-            for child in self._children:
-                group.create_task(child.end(cut=cut))
+        await asyncio.gather(*(child.end(cut=cut) for child in self._children), return_exceptions=True)
 
     async def work(self, case_id: str) -> Worked:
         """Have a case worked to an ending. Raises ``StoreGone`` if the ledger cannot be used."""
@@ -153,12 +157,14 @@ class _Child:
         found = os.pathsep.join(place for place in sys.path if place)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # no module of the folder where this happens to run, which may be anybody's
             "-m",
             "onboarding.batch.child",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": found},
             limit=_LONGEST_LINE,
+            process_group=0,  # what the terminal tells its foreground group, Ctrl-C say, this process passes on as it sees fit
         )
         child = cls(process)
         child._tell(start)
@@ -194,14 +200,17 @@ class _Child:
         assert self._process.stdin is not None
         self._process.stdin.close()
         if cut or self._working:  # then whoever waited for those was cut off
-            with suppress(ProcessLookupError):
-                self._process.terminate()
+            self._send(signal.SIGTERM)
         try:
-            await asyncio.wait_for(asyncio.shield(self._listening), GRACE_S)
-        except TimeoutError:
+            await asyncio.wait({self._listening}, timeout=_ENDS_S)
+        finally:
+            self._send(signal.SIGKILL)
+        await asyncio.wait({self._listening})
+
+    def _send(self, number: signal.Signals) -> None:
+        if self._process.returncode is None:
             with suppress(ProcessLookupError):
-                self._process.kill()
-            await self._listening
+                self._process.send_signal(number)
 
     def _tell(self, line: bytes) -> None:
         assert self._process.stdin is not None
@@ -212,16 +221,16 @@ class _Child:
         try:
             while line := await self._process.stdout.readline():
                 self._hear(Answer.model_validate_json(line))
-        except ValueError:  # no answer, or one without an end: what it does cannot be followed
-            _log.error("batch_process_not_understood pid=%d", self.pid)
-            self._process.kill()
+        except Exception as error:  # noqa: BLE001 - no answer of ours, say; its text may hold anything
+            _log.error("batch_process_not_understood pid=%d error=%s", self.pid, type(error).__name__)
         finally:
             self.has_ended = True
-            await self._process.wait()
+            self._send(signal.SIGKILL)  # it says nothing more, so it is of no use, should it live
             for case_id, ended in self._working.items():
                 if not ended.done():
                     ended.set_result(Worked(case_id, None, PROCESS_ENDED))
             self._working.clear()
+            await self._process.wait()
 
     def _hear(self, answer: Answer) -> None:
         if answer.log is not None:

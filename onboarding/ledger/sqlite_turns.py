@@ -9,6 +9,7 @@ keeps transactions apart is SQLite's lock, and no process waits for another one'
 import fcntl
 import os
 import sqlite3
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -22,59 +23,64 @@ class WriteTurns:
     """Belongs to one database file. Threads may share it."""
 
     def __init__(self, database: Path, busy_seconds: float) -> None:
-        self._file = database.with_name(f"{database.name}-waiting")
+        self._file = f"{database}-waiting"
         self._busy_seconds = busy_seconds
+        self._opening = threading.Lock()
         self._descriptor: int | None = None
 
     def begin(self, connection: Any) -> None:
         """Begin a write transaction on a connection of ``sqlite3``; raises its ``OperationalError`` if that takes too long."""
-        connection.execute("PRAGMA busy_timeout=0")
-        try:
-            self._once_free(connection, "BEGIN IMMEDIATE")
-        finally:
-            if self._descriptor is not None:
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-            connection.execute(f"PRAGMA busy_timeout={int(self._busy_seconds * 1000)}")
+        self._once_free(connection, "BEGIN IMMEDIATE")
 
     def prepare(self, connection: Any) -> None:
         """Let a connection keep a write-ahead log; for that change SQLite itself waits for nobody."""
         self._once_free(connection, "PRAGMA journal_mode=WAL")
 
     def step_back(self) -> None:
-        """Let a process go first that waits, if one does."""
-        descriptor = self._opened()
-        if descriptor is None:
-            return
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        """Let a process go first that waits, if one does. Raises nothing: what was written stands."""
+        if self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB) is None:
             time.sleep(_STEP_BACK_S)
         else:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            self._lock(fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Give the file back."""
-        descriptor, self._descriptor = self._descriptor, None
+        with self._opening:
+            descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 
     def _once_free(self, connection: Any, statement: str) -> None:
-        gives_up_at = time.monotonic() + self._busy_seconds
-        while not _done(connection, statement, last=time.monotonic() >= gives_up_at):
-            self._say_waiting()
-            time.sleep(_POLL_S)
+        gives_up_at, waited = time.monotonic() + self._busy_seconds, False
+        connection.execute("PRAGMA busy_timeout=0")
+        try:
+            while not _done(connection, statement, last=time.monotonic() >= gives_up_at):
+                self._lock(fcntl.LOCK_SH | fcntl.LOCK_NB)
+                waited = True
+                time.sleep(_POLL_S)
+        finally:
+            connection.execute(f"PRAGMA busy_timeout={int(self._busy_seconds * 1000)}")
+            if waited:
+                self._lock(fcntl.LOCK_UN)
 
-    def _say_waiting(self) -> None:
+    def _lock(self, how: int) -> bool | None:
+        """Lock or unlock the file: whether that could be done at all, or None if somebody else's lock is in the way."""
         descriptor = self._opened()
-        if descriptor is not None:
-            with suppress(BlockingIOError):  # somebody looks at it right now
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        try:
+            if descriptor is not None:
+                fcntl.flock(descriptor, how)
+        except BlockingIOError:
+            return None
+        except OSError:  # a file system without such locks, say: then nobody is courteous
+            return False
+        return descriptor is not None
 
     def _opened(self) -> int | None:
-        if self._descriptor is None:
-            with suppress(OSError):  # a full disk, say: then nobody is courteous
-                self._descriptor = os.open(self._file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        return self._descriptor
+        with self._opening:
+            if self._descriptor is None:
+                with suppress(OSError):  # a full disk, say: then nobody is courteous
+                    self._descriptor = os.open(self._file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            return self._descriptor
 
 
 def _done(connection: Any, statement: str, *, last: bool) -> bool:

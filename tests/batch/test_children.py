@@ -198,7 +198,7 @@ async def test_a_process_that_is_not_understood_is_ended_and_replaced(
 ) -> None:
     cases = await opened(lab)
     babbles = tmp_path / "babbles"
-    babbles.write_text("#!/bin/sh\necho no answer of ours\nexec cat\n")
+    babbles.write_text("#!/bin/sh\nread start\nread case\necho no answer of ours\nexec cat\n")
     babbles.chmod(0o700)
     hands = Children(start_of(lab).line(), 1)
     with monkeypatch.context() as there:
@@ -218,6 +218,27 @@ async def test_a_process_that_is_told_nothing_ends(lab: Lab) -> None:
     child.stdin.close()
     assert await asyncio.wait_for(child.wait(), 30) == 0
     assert lab.calls() == []
+
+
+async def test_modules_of_the_folder_where_it_runs_are_not_imported(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cases = await opened(lab)
+    foreign = tmp_path / "foreign"
+    (foreign / "onboarding" / "batch").mkdir(parents=True)
+    for place in (foreign / "logging.py", foreign / "onboarding" / "batch" / "child.py"):
+        place.write_text("import sys\nsys.exit(3)\n")
+    monkeypatch.chdir(foreign)
+    async with several(lab.bench, 1) as hands:
+        (found,) = await worked(hands, cases[:1])
+    assert found.ending is Ending.ONBOARDED
+
+
+async def test_ctrl_c_in_the_terminal_reaches_this_process_alone(lab: Lab) -> None:
+    cases = await opened(lab)
+    async with several(lab.bench, 2) as hands:
+        assert all(os.getpgid(pid) == pid != os.getpgrp() for pid in hands.pids)
+        await worked(hands, cases[:1])
 
 
 async def test_secrets_stand_in_neither_arguments_nor_environment(lab: Lab) -> None:
@@ -247,7 +268,7 @@ def test_together_they_keep_within_the_limits_of_one() -> None:
     settings = Settings(ledger_url="sqlite:////l.db", requests_in_flight=32, requests_per_second=100, processes=4)
     share = children.share(settings, 4)
     assert (share.requests_in_flight, share.requests_per_second, share.processes) == (8, 25, 1)
-    few = children.share(Settings(ledger_url="sqlite:////l.db", requests_in_flight=2), 4)
+    few = children.share(Settings(ledger_url="sqlite:////l.db", requests_in_flight=5), 4)
     assert (few.requests_in_flight, few.requests_per_second) == (1, None)
 
 
@@ -261,6 +282,10 @@ async def test_few_cases_are_worked_by_this_process(lab: Lab) -> None:
     lab.bench.settings = lab.bench.settings.model_copy(update={"processes": 9})
     async with hands_for(lab.bench, children.WORTH_IT - 1) as hands:
         assert isinstance(hands, Here)
+    lab.bench.settings = lab.bench.settings.model_copy(update={"requests_in_flight": 1})
+    async with hands_for(lab.bench, children.WORTH_IT) as hands:
+        assert isinstance(hands, Here), "more processes than requests at a time"
+    lab.bench.settings = lab.bench.settings.model_copy(update={"requests_in_flight": 32})
     async with hands_for(lab.bench, children.WORTH_IT) as hands:
         assert isinstance(hands, Children)
         assert hands.processes == 2

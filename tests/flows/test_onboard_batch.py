@@ -10,12 +10,14 @@ from typing import Any, cast
 import httpx
 import pytest
 from prefect import get_client
+from prefect.artifacts import aupdate_progress_artifact
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags, TaskRunFilter, TaskRunFilterTags
 from prefect.client.schemas.objects import State
 from prefect.flow_engine import run_flow
 from prefect.utilities.callables import parameter_schema
 
+from flows import batch_artifacts
 from flows.asked import NOT_STORED
 from flows.batch_asked import name_of_batch_run, read_batch_asked, storable_batch
 from flows.onboard_batch import onboard_batch
@@ -132,6 +134,25 @@ async def test_the_next_chunk_begins_while_the_last_case_of_the_one_before_is_sl
         await asyncio.sleep(0.05)  # the ledger signals nobody
     small.control.remove_faults()
     assert (await running).how == ("COMPLETED", "BatchDone")
+
+
+@pytest.mark.prefect
+async def test_the_last_progress_is_shown_even_if_the_server_was_busy(
+    small: FlowLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update, failures = aupdate_progress_artifact, iter(range(2))
+
+    async def busy(*given: Any, **named: Any) -> Any:
+        if next(failures, None) is not None:
+            raise ConnectionError
+        return await update(*given, **named)
+
+    monkeypatch.setattr(batch_artifacts, "aupdate_progress_artifact", busy)
+    batch_id = await taken_in(small, exception_row(1))
+    ran = await run(small, batch_id=batch_id)
+    assert ran.how == ("COMPLETED", "BatchDone")
+    assert next(failures, None) is None, "it was busy twice"
+    assert float((await artifacts(small, ran))["onboarding-batch-progress"]["data"]) == 100.0
 
 
 @pytest.mark.prefect

@@ -1,5 +1,6 @@
 """SQLite's one write lock is shared fairly: who writes all the time keeps nobody waiting for long."""
 
+import errno
 import fcntl
 import sqlite3
 import threading
@@ -160,6 +161,35 @@ def test_many_that_open_a_new_database_at_once_wait_for_each_other(tmp_path: Pat
             list(threads.map(make, stores))  # raises what one of them met
         for store in stores:
             store.close()
+
+
+def test_a_file_system_without_such_locks_costs_the_courtesy_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_descriptor: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    store = Store(f"sqlite:///{tmp_path / 'l.db'}", busy_seconds=0.05)
+    monkeypatch.setattr(fcntl, "flock", refused)
+    store.write(lambda c: c.execute(text("CREATE TABLE noted (who TEXT)")))
+    note(store, "alone")
+    holder = sqlite3.connect(tmp_path / "l.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreGone):
+        note(store, "patient")
+    holder.close()
+    note(store, "again")
+    left = store.read(lambda c: c.execute(text("PRAGMA busy_timeout")).scalar_one())
+    assert left == 50, "milliseconds; it is as it was"
+    store.close()
+
+
+def test_who_waited_to_connect_says_so_no_longer(tmp_path: Path) -> None:
+    turns = WriteTurns(tmp_path / "l.db", 60)
+    turns.prepare(Busy(sqlite3.SQLITE_BUSY, 2))
+    with (tmp_path / "l.db-waiting").open("rb") as waiting:
+        fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if anybody still says that it waits
+    turns.close()
 
 
 def test_without_its_file_nobody_steps_back_and_all_goes_on(tmp_path: Path) -> None:

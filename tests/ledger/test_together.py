@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 
 from onboarding.errors import BadInput, CaseContradicted, IdentityConflict, LeaseLost, LedgerError
 from onboarding.ledger.async_ledger import AsyncLedger
@@ -186,6 +187,26 @@ def test_cases_whose_steps_end_in_one_transaction_settle_the_claims_of_each(benc
     bench.together([Fenced(lease, register) for lease in (first, second)])  # which reads no claim
     rows = [bench.claim(key) for key in ("registration 1", "registration 2")]
     assert [(row["state"], row["effect_id"]) for row in rows] == [("done", first.case_id), ("done", second.case_id)]
+
+
+def test_sqlite_looks_claims_up_instead_of_through_all_of_them(sqlite_bench: Bench) -> None:
+    said: list[tuple[str, Any]] = []
+
+    def note(_c: Any, _k: Any, statement: str, values: Any, *_: Any) -> None:
+        if "FROM onboarding_claim" in statement:
+            said.append((statement, values))
+
+    (lease,) = leases(sqlite_bench, 1)
+    keys = [ClaimKey(ClaimKind.INVENTORY, f"inventory {number}", "A") for number in range(3)]
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        sqlite_bench.ledger.fenced(lease, lambda write: take_claims(write, keys), claims=keys)
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    statement, values = said[0]
+    with sqlite_bench.engine.connect() as connection:
+        plan = [row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
+    assert any(line.startswith("SEARCH onboarding_claim USING") for line in plan), plan
 
 
 def test_a_case_that_is_not_there_is_nobodys_to_write(bench: Bench) -> None:
