@@ -59,7 +59,7 @@ def batch(
         file: the file, or - for standard input (its results go to batch-ID.results.csv in the current folder).
         dry_run: read only, and show what would be done; nothing is sent or stored. Results go to FILE.plan.csv.
         skip_bad: leave rows out that have problems, and onboard the others.
-        concurrency: cases at a time; default is the setting ONBOARDING_CONCURRENCY.
+        concurrency: cases at a time, of each process; default is the setting ONBOARDING_CONCURRENCY.
         template: write an example file to standard output, and what its columns mean to standard error.
         json: print JSON lines.
     """

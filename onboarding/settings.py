@@ -95,13 +95,13 @@ class Settings(BaseModel):
         default=3600, gt=0, le=86400, description="Longest wait a vendor's Retry-After can ask for."
     )
     requests_in_flight: int = Field(
-        default=32, ge=1, le=500, description="Requests to one vendor under way at a time, of one process."
+        default=32, ge=1, le=500, description="Requests to one vendor under way at a time, of one run."
     )
     requests_per_second: float | None = Field(
         default=None,
         gt=0,
         le=10000,
-        description="Requests to one vendor begun per second, of one process; no limit of its own if it is not set.",
+        description="Requests to one vendor begun per second, of one run; no limit of its own if it is not set.",
     )
     concurrency: int = Field(
         default=48,
