@@ -120,7 +120,7 @@ async def _work(bench: Workbench, lines: asyncio.StreamReader, answers: _Answers
 
 
 async def _until_terminated() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; who started this one decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started this process decides what it means
     serving = asyncio.ensure_future(_serve())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
     with suppress(asyncio.CancelledError):

@@ -10,11 +10,12 @@ import pytest
 from onboarding.clocks import boot_seconds
 from onboarding.errors import LeaseLost, LedgerError
 from onboarding.ledger.claims import ExceptionClaim, take_claims
-from onboarding.ledger.leasing import Closed
+from onboarding.ledger.leasing import Closed, Runner
 from onboarding.ledger.states import CaseStatus, ForbiddenTransition, StepStatus
 from onboarding.ledger.views import Held
 from onboarding.ledger.writes import CaseWrite, Lease
 from tests.ledger.bench import (
+    ADDRESSES,
     DEVICE,
     EXCEPTION,
     INTENT,
@@ -186,6 +187,14 @@ def test_the_actor_of_a_lease_stands_in_the_trail(bench: Bench) -> None:
 def test_a_case_that_is_not_there_cannot_be_taken(bench: Bench) -> None:
     with pytest.raises(LedgerError, match="there is no case NOBODY"):
         bench.take("NOBODY")
+
+
+def test_a_case_that_needs_attention_is_taken_again_only_if_that_is_asked_for(bench: Bench) -> None:
+    case_id = bench.open()
+    bench.need_attention(bench.lease(case_id))
+    runner = Runner("runner", LEASE_S)
+    assert bench.ledger.take(case_id, runner, ADDRESSES) == Closed(CaseStatus.ATTENTION, "LOOK")
+    assert isinstance(bench.ledger.take(case_id, runner, ADDRESSES, retry=True), Lease)
 
 
 @pytest.mark.parametrize("status", [CaseStatus.DONE, CaseStatus.CANCELLED, CaseStatus.ATTENTION])

@@ -11,6 +11,7 @@ from onboarding.errors import (
     InDoubt,
     LoginRefused,
     NotYet,
+    OnboardedElsewhere,
     Refused,
     RequestConflict,
     Unavailable,
@@ -53,3 +54,12 @@ def test_a_conflict_names_the_case_and_its_sections() -> None:
         "they were sent. Look at it with 'onboard show K1'."
     )
     assert (error.case_id, error.sections) == ("K1", ["registration", "device"])
+
+
+def test_what_was_done_elsewhere_names_the_case_and_no_section_and_says_what_to_do() -> None:
+    error = OnboardedElsewhere("K1")
+    assert str(error) == (
+        "case K1 onboarded this subject at other systems (addresses) than the ones set now, where nothing was done. "
+        "Set those addresses again; or, if these are really other systems, give them a ledger of their own."
+    )
+    assert (error.case_id, error.sections) == ("K1", [])
