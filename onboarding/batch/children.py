@@ -19,7 +19,7 @@ from onboarding.batch.child import Answer, Start
 from onboarding.batch.engine import Hands, Here, Worked
 from onboarding.errors import OnboardingError
 from onboarding.ledger.store import StoreGone
-from onboarding.settings import Settings
+from onboarding.settings import PREFIX, Settings
 from onboarding.workbench import Workbench
 
 WORTH_IT: Final = 500
@@ -153,8 +153,9 @@ class _Child:
     @classmethod
     async def begin(cls, start: bytes) -> "_Child":
         """Start it."""
-        # It must find the modules that this process found, wherever it was started.
-        found = os.pathsep.join(place for place in sys.path if place)
+        # It is told its settings and secrets on its standard input, and must find the modules that this process found.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        environment["PYTHONPATH"] = os.pathsep.join(place for place in sys.path if place)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",  # no module of the folder where this happens to run, which may be anybody's
@@ -162,7 +163,7 @@ class _Child:
             "onboarding.batch.child",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": found},
+            env=environment,
             limit=_LONGEST_LINE,
             process_group=0,  # what the terminal tells its foreground group, Ctrl-C say, this process passes on as it sees fit
         )

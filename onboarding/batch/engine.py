@@ -77,7 +77,7 @@ class Here:
 
     async def work(self, case_id: str) -> Worked:
         """Take a case and work it to an ending. Raises ``StoreGone`` if the ledger cannot be used."""
-        return await _work(self._bench, case_id, perf_counter(), self._work)
+        return await _work(self._bench, case_id, self._work)
 
     def closed_for_s(self) -> float:
         """Seconds for which one of the vendors is to be left alone; 0 if both may be asked."""
@@ -177,7 +177,8 @@ async def _lane(hands: Hands, queue: _Queue, told: Told) -> None:
         told(await hands.work(case_id))
 
 
-async def _work(bench: Workbench, case_id: str, begun: float, work: Work) -> Worked:
+async def _work(bench: Workbench, case_id: str, work: Work) -> Worked:
+    begun = perf_counter()
     try:
         async with bench.session(case_id) as session:
             if isinstance(session, Held):

@@ -94,7 +94,7 @@ def test_three_workers_share_a_batch_and_one_that_is_killed_delays_only_its_chun
 
 
 def test_a_worker_stops_in_order_while_the_prefect_server_restarts_and_the_others_go_on(
-    site: Site, shared: Installation
+    site: Site, shared: Installation, record_property: Callable[[str, object], None]
 ) -> None:
     subjects = 240
     path = many(shared, subjects)
@@ -106,6 +106,7 @@ def test_a_worker_stops_in_order_while_the_prefect_server_restarts_and_the_other
         try:
             stopped.process.wait(STOPS_S)
         except TimeoutExpired:  # Prefect's worker does not always end by itself; then a service manager kills it
+            record_property("did_not_end", [one.cmdline() for one in family if one.is_running()])
             kill_with_children(stopped)
         site.stop_prefect()
         psutil.wait_procs(family, ENDS_S)

@@ -241,7 +241,9 @@ async def test_ctrl_c_in_the_terminal_reaches_this_process_alone(lab: Lab) -> No
         await worked(hands, cases[:1])
 
 
-async def test_secrets_stand_in_neither_arguments_nor_environment(lab: Lab) -> None:
+async def test_secrets_stand_in_neither_arguments_nor_environment(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in lab.environment.items():  # where this process has them from
+        monkeypatch.setenv(name, value)
     cases = await opened(lab)
     found = lab.bench.connections
     assert found.clinical_one is not None
