@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -229,8 +230,12 @@ async def test_stopping_ends_delays_and_waiting_at_once_and_applies_what_had_arr
             caller = Caller(sandbox, session)
             await caller.log_in()
             caller.control.add_fault("openspecimen", "delay", call="update_registration", seconds=3600)
-            waiting = asyncio.create_task(caller.control.wait_effects(9, timeout_s=60))
+            # Sent before anything else is asked, so that it has arrived: one that has not is refused, and rightly.
+            address = urlsplit(sandbox.addresses["control_url"])
+            waiting, sending = await asyncio.open_connection(address.hostname, address.port)
+            sending.write(b"GET /effects?at_least=9&timeout=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
             request = asyncio.create_task(caller.update(1, EXAMPLE_UPDATE))
             await caller.control.wait_requests(1, call="update_registration")
         assert (await request).status == 200
-        assert len(await waiting) <= 1
+        assert (await waiting.read()).startswith(b"HTTP/1.1 200 OK")
+        sending.close()
