@@ -5,6 +5,7 @@ and its types are asked once; then only the values are bound, by those types, an
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
@@ -17,6 +18,18 @@ from onboarding.ledger.tables import UtcDateTime
 _Convert = Callable[[Any], Any] | None
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A statement with the values of its rows, as the driver takes them."""
+
+    text: str
+    values: Sequence[Any]
+
+    def run(self, connection: Connection) -> CursorResult[Any]:
+        """Write these rows."""
+        return connection.exec_driver_sql(self.text, self.values)
+
+
 class FixedWrite:
     """An INSERT or UPDATE of many rows that always names the same columns; its values go by the names of its parameters."""
 
@@ -25,13 +38,12 @@ class FixedWrite:
         self._columns = list(columns)
         self._compiled: dict[str, _Compiled] = {}
 
-    def run(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> CursorResult[Any]:
-        """Write these rows; each holds at least the parameters' values."""
-        dialect = connection.dialect
+    def ready(self, dialect: Dialect, rows: Sequence[Mapping[str, Any]]) -> Ready:
+        """What writes these rows; each holds at least the parameters' values."""
         compiled = self._compiled.get(dialect.name)
         if compiled is None:
             compiled = self._compiled[dialect.name] = _Compiled(self._statement, self._columns, dialect)
-        return connection.exec_driver_sql(compiled.text, [compiled.values(row) for row in rows])
+        return Ready(compiled.text, [compiled.values(row) for row in rows])
 
 
 class _Compiled:
@@ -46,9 +58,12 @@ class _Compiled:
         self._parameters: list[tuple[str, _Convert]] = [
             (name, _converting(made.binds[name].type, dialect)) for name in names
         ]
+        # What the statement itself says, such as the states in a CASE, rather than each row.
+        self._constants = {name: bind.value for name, bind in made.binds.items() if not bind.required}
 
     def values(self, row: Mapping[str, Any]) -> Any:
         """One row's values as the driver takes them."""
+        row = {**self._constants, **row} if self._constants else row
         if self._positional:
             return tuple([row[name] if convert is None else convert(row[name]) for name, convert in self._parameters])
         return {name: row[name] if convert is None else convert(row[name]) for name, convert in self._parameters}
@@ -65,7 +80,7 @@ class FixedRows:
     """Rows of a table as dictionaries, from what the driver gives for ``SELECT`` of all its columns in their order."""
 
     def __init__(self, columns: Sequence[Column[Any]]) -> None:
-        self._columns = list(columns)
+        self.columns: Final = list(columns)
         self.names: Final = ", ".join(f'"{column.name}"' for column in columns)
         self._converts: dict[str, list[tuple[str, _Convert]]] = {}
 
@@ -78,7 +93,7 @@ class FixedRows:
             kinds = [kind for _, kind, *_ in result.cursor.description]  # as the driver calls the columns' types
             converts = self._converts[dialect.name] = [
                 (column.name, column.type.dialect_impl(dialect).result_processor(dialect, kind))
-                for column, kind in zip(self._columns, kinds, strict=True)
+                for column, kind in zip(self.columns, kinds, strict=True)
             ]
         return [
             {

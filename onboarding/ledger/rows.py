@@ -5,15 +5,16 @@ changed is handed over (``put_...``) only once all of its part is done.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Any, Final, Generic, TypeVar
 
-from sqlalchemy import Connection, Update, bindparam, case, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, bindparam, case, insert, update
+from sqlalchemy.dialects import postgresql
 
 from onboarding.clocks import utc_now
-from onboarding.ledger.columns import CASES, CLAIMS, EVENTS, STEPS, Row, all_rows, one_row
-from onboarding.ledger.fixed import FixedRows, FixedWrite
+from onboarding.ledger.columns import CASES, CLAIMS, EVENTS, STEPS, Row
+from onboarding.ledger.fixed import FixedRows, FixedWrite, Ready
 from onboarding.ledger.states import CLAIM_ENDS, ENDS_WITHOUT_HOLDER, ClaimEnd, ClaimState, StepName
 
 Settled = tuple[str, str, ClaimEnd]
@@ -26,7 +27,11 @@ _UNCHANGED_BY_WORK: Final = ("request_sealed", "request_digest", "section_digest
 _WORKED: Final = [column for column in CASES.c if column.name not in _UNCHANGED_BY_WORK]
 # Whatever changes a case's row, but for its lease's end (its holder's doing), leaves another fence, owner, or entry behind.
 _VERSION: Final = FixedRows([CASES.c.id, CASES.c.fence, CASES.c.lease_owner, CASES.c.trail_sequence])
+_LEASE: Final = FixedRows([CASES.c.lease_owner, CASES.c.lease_epoch, CASES.c.lease_until, CASES.c.fence])
+_STANDS: Final = FixedRows([*_VERSION.columns, CASES.c.lease_epoch, CASES.c.lease_until])
 _CASE: Final = FixedRows(_WORKED)
+_REQUEST: Final = FixedRows([CASES.c.id, CASES.c.request_sealed])
+_STEP: Final = FixedRows(list(STEPS.c))
 _CLAIM: Final = FixedRows(list(CLAIMS.c))
 _NOTHING: Final[Mapping[str, Row]] = {}
 _AT_EACH_WRITE: Final = frozenset({"lease_until", "lease_epoch", "updated_at", "trail_sequence", "trail_seal"})
@@ -57,7 +62,9 @@ _SAVE_CASE: Final = {
 _SAVE_STEP: Final = _saving(STEPS, {*STEPS.c.keys()} - {"case_id", "name"}, of_case="case_id", of_name="name")
 _SAVE_CLAIM: Final = _saving(CLAIMS, {*CLAIMS.c.keys()} - {"kind", "key"}, of_kind="kind", of_key="key")
 _ADD_EVENT: Final = FixedWrite(insert(EVENTS), EVENTS.c.keys())
+_ADD_CLAIM: Final = FixedWrite(insert(CLAIMS), CLAIMS.c.keys())
 _NEW_CLAIM: Final[Mapping[str, Any]] = {
+    **dict.fromkeys(CLAIMS.c.keys()),
     "bound_to": "",
     "state": ClaimState.FREE.value,
     "attempts": 0,
@@ -67,10 +74,11 @@ _NEW_CLAIM: Final[Mapping[str, Any]] = {
 }
 
 
-def _settling(end: ClaimEnd) -> Update:
+def _settling(end: ClaimEnd) -> FixedWrite:
     state = case({old.value: new.value for old, new in CLAIM_ENDS[end].items()}, value=CLAIMS.c.state)
     mine = update(CLAIMS).where(CLAIMS.c.holder_case == bindparam("of_case"), CLAIMS.c.kind == bindparam("of_kind"))
-    return mine.values(state=state, updated_at=bindparam("now"), **_after(end, bindparam("effect")))
+    now = bindparam("now", type_=CLAIMS.c.updated_at.type)
+    return FixedWrite(mine.values(state=state, updated_at=now, **_after(end, bindparam("effect"))), [])
 
 
 def _after(end: ClaimEnd, case_id: Any) -> Row:
@@ -83,6 +91,10 @@ _SETTLE: Final = {end: _settling(end) for end in ClaimEnd}
 _CHUNK: Final = 400  # databases bound the number of values in one statement
 
 
+class NotAhead(Exception):
+    """What was prepared needs to see what it is itself about to write: it can be done under the write lock only."""
+
+
 class Rows:
     """What one transaction read and is about to write.
 
@@ -91,6 +103,8 @@ class Rows:
     their requests and all of their steps too. ``known``: rows of cases as they were left before; each is used if its case
     still has that version. ``skip_locked``: a case whose row another transaction holds is left out instead of being waited
     for (PostgreSQL; SQLite has one writer).
+
+    ``ahead`` (SQLite): read without its write lock, to be written only if ``stand`` says so in the transaction that does.
     """
 
     def __init__(
@@ -102,8 +116,11 @@ class Rows:
         taken: Iterable[str] = (),
         known: Mapping[str, Row] = _NOTHING,
         skip_locked: bool = False,
+        ahead: bool = False,
     ) -> None:
         self.connection = connection
+        self._now = utc_now()
+        self._ahead = ahead
         self._is_sqlite = connection.dialect.name == "sqlite"
         self._known = known
         self._skip_locked = skip_locked
@@ -115,7 +132,11 @@ class Rows:
         self._requests: dict[str, bytes] = {}
         self._events: list[Row] = []
         self._settled: list[Settled] = []
+        self._claims_seen: dict[ClaimId, Row | None] = {}
+        self._leases_seen: dict[str, Row] = {}
         self._read_cases(sorted(set(cases)))
+        if ahead:
+            self._read_claims(sorted(self._wanted_claims))
 
     # Reading
 
@@ -130,9 +151,8 @@ class Rows:
     def request_sealed(self, case_id: str) -> bytes:
         """The case's request, encrypted."""
         if case_id not in self._requests:
-            wanted = sorted(self._taken | {case_id})
-            query = select(CASES.c.id, CASES.c.request_sealed).where(CASES.c.id.in_(wanted))
-            self._requests |= {row.id: row.request_sealed for row in self.connection.execute(query)}
+            found = self._of_cases(_REQUEST, CASES.name, "id", sorted(self._taken | {case_id}))
+            self._requests |= {row["id"]: row["request_sealed"] for row in found}
         return self._requests[case_id]
 
     def step(self, case_id: str, name: StepName, known: Row | None = None) -> Row:
@@ -145,7 +165,7 @@ class Rows:
             self._steps.know(place, known)
         if place not in self._steps.now:
             wanted = sorted(self._taken | {case_id})  # cases that are taken need all of their steps
-            for row in all_rows(self.connection.execute(select(STEPS).where(STEPS.c.case_id.in_(wanted)))):
+            for row in self._of_cases(_STEP, STEPS.name, "case_id", wanted):
                 self._steps.know((row["case_id"], row["name"]), row)
         return self._steps.now[place]
 
@@ -162,10 +182,41 @@ class Rows:
         known = self._cases.now.get(case_id)
         if known is not None:
             return known
-        query = select(CASES.c.lease_owner, CASES.c.lease_epoch, CASES.c.lease_until, CASES.c.fence)
-        return one_row(self.connection.execute(query.where(CASES.c.id == case_id)))
+        (row,) = self._of_cases(_LEASE, CASES.name, "id", [case_id])
+        self._leases_seen[case_id] = row
+        return row
+
+    def stand(self, connection: Connection) -> bool:
+        """Whether everything that was read ahead stands as it was read; what is said holds for as long as the write lock."""
+        self.connection = connection
+        cases = {row["id"]: row for row in self._of_cases(_STANDS, CASES.name, "id", sorted(self._cases.read))}
+        return (
+            all(_agree(cases.get(case_id), row) for case_id, row in self._cases.read.items())
+            and self._claims_now(sorted(self._claims_seen)) == self._claims_seen
+            and all(
+                [*self._of_cases(_LEASE, CASES.name, "id", [case_id])] == [row]
+                for case_id, row in self._leases_seen.items()
+            )
+        )
+
+    def _of_cases(
+        self, rows: FixedRows, table: str, column: str, case_ids: Sequence[str], lock: str = ""
+    ) -> Iterator[Row]:
+        """The rows of these cases in the order of their ids, a few hundred at a time."""
+        for start in range(0, len(case_ids), _CHUNK):
+            some = case_ids[start : start + _CHUNK]
+            text = f"SELECT {rows.names} FROM {table} WHERE {column}"  # noqa: S608 - names of ours
+            if self._is_sqlite:
+                yield from rows.read(self.connection, f"{text} IN ({_marks(some)}) ORDER BY {column}", tuple(some))
+            else:
+                yield from rows.read(self.connection, f"{text} = ANY (%s) ORDER BY {column} {lock}", (list(some),))
 
     def _read_cases(self, case_ids: Sequence[str]) -> None:
+        if self._ahead:  # whether these stand is looked at later
+            for case_id in case_ids:
+                if case_id in self._known:
+                    self._cases.know(case_id, self._known[case_id])
+            case_ids = [case_id for case_id in case_ids if case_id not in self._known]
         for row in self._locked_cases(_VERSION, [case_id for case_id in case_ids if case_id in self._known]):
             known = self._known[row["id"]]
             if all(known[column] == value for column, value in row.items()):
@@ -174,40 +225,45 @@ class Rows:
             self._cases.know(row["id"], row)
 
     def _locked_cases(self, rows: FixedRows, case_ids: Sequence[str]) -> Iterator[Row]:
-        for start in range(0, len(case_ids), _CHUNK):
-            some = case_ids[start : start + _CHUNK]
-            text = f"SELECT {rows.names} FROM {CASES.name} WHERE id"  # noqa: S608 - names of ours
-            if self._is_sqlite:
-                yield from rows.read(self.connection, f"{text} IN ({_marks(some)}) ORDER BY id", tuple(some))
-            else:
-                lock = "FOR UPDATE SKIP LOCKED" if self._skip_locked else "FOR UPDATE"
-                yield from rows.read(self.connection, f"{text} = ANY (%s) ORDER BY id {lock}", (list(some),))
+        lock = "FOR UPDATE SKIP LOCKED" if self._skip_locked else "FOR UPDATE"
+        return self._of_cases(rows, CASES.name, "id", case_ids, lock)
 
     def _read_claims(self, places: Sequence[ClaimId]) -> None:
-        self._write_settled()  # else what is read would not show what was settled in this transaction
-        new = [place for place in places if place not in self._claims.now]
-        for start in range(0, len(new), _CHUNK):
-            wanted = new[start : start + _CHUNK]
-            self._look_at_claims(wanted)
-            missing = [place for place in wanted if place not in self._claims.now]
-            if missing:
-                now = utc_now()
-                free = [{"kind": kind, "key": key, **_NEW_CLAIM, "updated_at": now} for kind, key in missing]
-                made = (sqlite if self._is_sqlite else postgresql).insert(CLAIMS)
-                self.connection.execute(made.on_conflict_do_nothing(), free)
-                self._look_at_claims(missing)
+        if self._settled and self._ahead:
+            raise NotAhead
+        for settling in self._all_ready(self._settling()):  # else what is read would not show it
+            settling.run(self.connection)
+        found = self._claims_now([place for place in places if place not in self._claims.now])
+        self._claims_seen |= found
+        if not self._is_sqlite and (missing := [place for place, row in found.items() if row is None]):
+            free = [self._free(place) for place in missing]  # made at once, to be locked
+            self.connection.execute(postgresql.insert(CLAIMS).on_conflict_do_nothing(), free)
+            found |= self._claims_now(missing)
+        for place, row in found.items():
+            self._claims.know(place, self._free(place) if row is None else row)
 
-    def _look_at_claims(self, places: Sequence[ClaimId]) -> None:
-        text = f"SELECT {_CLAIM.names} FROM {CLAIMS.name} WHERE (kind, key) IN "  # noqa: S608 - names of ours
-        if self._is_sqlite:
-            # Given the VALUES themselves, SQLite would look through the whole table.
-            pairs = f"(SELECT * FROM (VALUES {_marks(places, '(?, ?)')}))"  # noqa: S608 - marks alone
-            rows = _CLAIM.read(self.connection, f"{text} {pairs}", tuple(chain(*places)))
-        else:
-            pairs, lists = "(SELECT * FROM unnest(%s::text[], %s::text[]))", tuple(map(list, zip(*places, strict=True)))
-            rows = _CLAIM.read(self.connection, f"{text} {pairs} ORDER BY kind, key FOR UPDATE", lists)
-        for row in rows:
-            self._claims.know((row["kind"], row["key"]), row)
+    def _claims_now(self, places: Sequence[ClaimId]) -> dict[ClaimId, Row | None]:
+        """These claims as they stand, locked; None for what nobody ever claimed."""
+        found: dict[ClaimId, Row | None] = dict.fromkeys(places)
+        for start in range(0, len(places), _CHUNK):
+            some = places[start : start + _CHUNK]
+            text = f"SELECT {_CLAIM.names} FROM {CLAIMS.name} WHERE (kind, key) IN "  # noqa: S608 - names of ours
+            if self._is_sqlite:
+                # Given the VALUES themselves, SQLite would look through the whole table.
+                pairs = f"(SELECT * FROM (VALUES {_marks(some, '(?, ?)')}))"  # noqa: S608 - marks alone
+                rows = _CLAIM.read(self.connection, f"{text} {pairs}", tuple(chain(*some)))
+            else:
+                pairs, lists = (
+                    "(SELECT * FROM unnest(%s::text[], %s::text[]))",
+                    tuple(map(list, zip(*some, strict=True))),
+                )
+                rows = _CLAIM.read(self.connection, f"{text} {pairs} ORDER BY kind, key FOR UPDATE", lists)
+            found |= {(row["kind"], row["key"]): row for row in rows}
+        return found
+
+    def _free(self, place: ClaimId) -> Row:
+        """A claim that nobody ever made."""
+        return {**_NEW_CLAIM, "kind": place[0], "key": place[1], "updated_at": self._now}
 
     # Changing
 
@@ -240,37 +296,67 @@ class Rows:
 
     def write(self) -> None:
         """Write everything that changed. The caller commits."""
-        self._write_cases()
-        if steps := self._steps.changes():
-            values = [{**self._steps.now[place], "of_case": place[0], "of_name": place[1]} for place in steps]
-            _SAVE_STEP.run(self.connection, values)
-        if self._events:
-            _ADD_EVENT.run(self.connection, self._events)
-        self._write_settled()
-        if claims := self._claims.changes():
-            values = [{**self._claims.now[place], "of_kind": place[0], "of_key": place[1]} for place in claims]
-            _SAVE_CLAIM.run(self.connection, values)
+        self.ready().write(self.connection)
 
-    def _write_cases(self) -> None:
+    def ready(self) -> "ReadyRows":
+        """What writes everything that changed; nothing is changed here any more."""
         of: dict[frozenset[str], list[Row]] = {columns: [] for columns in _SAVE_CASE}
         for case_id, changed in self._cases.changes().items():
             assert changed <= _BY_WORK, f"work changes no {changed - _BY_WORK}"
             row = {**self._cases.now[case_id], "of_id": case_id, "of_fence": self._cases.read[case_id]["fence"]}
             of[_AT_EACH_WRITE if changed <= _AT_EACH_WRITE else _BY_WORK].append(row)
-        for columns, rows in of.items():
-            if rows:
-                done = _SAVE_CASE[columns].run(self.connection, rows)
-                assert done.rowcount == len(rows), "a fenced row vanished under its lock"
+        steps = [
+            {**self._steps.now[place], "of_case": place[0], "of_name": place[1]} for place in self._steps.changes()
+        ]
+        new = [place for place, row in sorted(self._claims_seen.items()) if row is None and self._is_sqlite]
+        made = [self._claims.now[place] for place in new]
+        claims = [place for place in self._claims.changes() if place not in new]
+        saved = [{**self._claims.now[place], "of_kind": place[0], "of_key": place[1]} for place in claims]
+        rest = [
+            (_SAVE_STEP, steps),
+            (_ADD_EVENT, self._events),
+            *self._settling(),
+            (_ADD_CLAIM, made),
+            (_SAVE_CLAIM, saved),
+        ]
+        return ReadyRows(
+            self._all_ready((_SAVE_CASE[columns], rows) for columns, rows in of.items()), self._all_ready(rest)
+        )
 
-    def _write_settled(self) -> None:
-        settled, self._settled, now = self._settled, [], utc_now()
-        for end, which in groupby(settled, key=lambda one: one[2]):
-            effect = end is ClaimEnd.BOUND
-            values = [
-                {"of_case": case_id, "of_kind": kind, "now": now, **({"effect": case_id} if effect else {})}
-                for case_id, kind, _ in which
-            ]
-            self.connection.execute(_SETTLE[end], values)
+    def _settling(self) -> list[tuple[FixedWrite, list[Row]]]:
+        settled, self._settled = self._settled, []
+        return [
+            (
+                _SETTLE[end],
+                [
+                    {"of_case": case_id, "of_kind": kind, "now": self._now, "effect": case_id}
+                    for case_id, kind, _ in which
+                ],
+            )
+            for end, which in groupby(settled, key=lambda one: one[2])
+        ]
+
+    def _all_ready(self, writes: Iterable[tuple[FixedWrite, Sequence[Row]]]) -> list[Ready]:
+        return [fixed.ready(self.connection.dialect, rows) for fixed, rows in writes if rows]
+
+
+@dataclass(frozen=True)
+class ReadyRows:
+    """What a transaction writes, with values as the driver takes them."""
+
+    cases: Sequence[Ready]
+    rest: Sequence[Ready]
+
+    def write(self, connection: Connection) -> None:
+        """Write it all. The caller commits."""
+        for ready in self.cases:
+            assert ready.run(connection).rowcount == len(ready.values), "a fenced row vanished under its lock"
+        for ready in self.rest:
+            ready.run(connection)
+
+
+def _agree(now: Row | None, before: Row) -> bool:
+    return now is not None and all(before[column] == value for column, value in now.items())
 
 
 class Sheet(Generic[K]):

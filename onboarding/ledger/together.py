@@ -15,13 +15,16 @@ from onboarding.ledger.claims import ClaimKey
 from onboarding.ledger.columns import Row
 from onboarding.ledger.leasing import Runner
 from onboarding.ledger.opening import Addresses
-from onboarding.ledger.rows import Rows
+from onboarding.ledger.rows import NotAhead, ReadyRows, Rows
 from onboarding.ledger.states import StepName
 from onboarding.ledger.store import CommitUnknown, Store, StoreGone
 from onboarding.ledger.writes import CaseWrite, Lease
 
 T = TypeVar("T")
 Clock = tuple[str, float]
+WORTH_PREPARING: Final = 4
+"""Works from which on SQLite's one write lock is taken only once all is computed: what they need is read twice then."""
+
 ALONE: Final = object()
 """In place of a result: nothing was written, and the work is to be done alone, where it keeps nobody else waiting."""
 
@@ -81,26 +84,8 @@ def work_together(
 
 def _in_one(store: Store, key: LedgerKey, works: Sequence[Taking | Fenced[Any]], *, wait: bool) -> list[Any]:
     before = boot_seconds()
-
-    def change(connection: Connection) -> list[_Part]:
-        if any(isinstance(work, Taking) for work in works):
-            leasing.check_schema(connection)
-        rows = Rows(
-            connection,
-            cases=[work.case_id for work in works],
-            claims=[
-                (claim.kind.value, claim.key) for work in works if isinstance(work, Fenced) for claim in work.claims
-            ],
-            known={work.case_id: work.lease.case for work in works if isinstance(work, Fenced) and work.lease.case},
-            taken=[work.case_id for work in works if isinstance(work, Taking)],
-            skip_locked=not wait,
-        )
-        clock = store.clock(connection)
-        parts = [_part(rows, key, clock, work, alone=len(works) == 1) for work in works]
-        rows.write()
-        return parts
-
-    parts = store.write(change)
+    together = _Together(store, key, works, wait)
+    parts = store.write(together.ahead() if store.is_sqlite and len(works) >= WORTH_PREPARING else together.write)
     for part in parts:
         if part.lease is not None:  # a write's, as this commit left it
             # By this machine's clock alone: by the ledger's, a day could be left after that one was set back.
@@ -122,12 +107,68 @@ class _Part:
     steps: Mapping[StepName, Row] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Together:
+    """The work of one transaction."""
+
+    store: Store
+    key: LedgerKey
+    works: Sequence[Taking | Fenced[Any]]
+    wait: bool
+
+    def write(self, connection: Connection) -> list[_Part]:
+        """Do it all under the locks of this transaction."""
+        rows, parts = self._do(connection, ahead=False)
+        rows.ready().write(connection)
+        return parts
+
+    def ahead(self) -> Callable[[Connection], list[_Part]]:
+        """Do it without SQLite's write lock. Returns what writes it under the lock, or does it anew if something changed."""
+
+        def look(connection: Connection) -> tuple[Rows, ReadyRows, list[_Part]]:
+            rows, parts = self._do(connection, ahead=True)
+            return rows, rows.ready(), parts
+
+        try:
+            rows, ready, parts = self.store.read(look)
+        except NotAhead:
+            return self.write
+
+        def write(connection: Connection) -> list[_Part]:
+            self._check_schema(connection)
+            if not rows.stand(connection):
+                return self.write(connection)
+            ready.write(connection)
+            return parts
+
+        return write
+
+    def _do(self, connection: Connection, *, ahead: bool) -> tuple[Rows, list[_Part]]:
+        self._check_schema(connection)
+        fenced = [work for work in self.works if isinstance(work, Fenced)]
+        rows = Rows(
+            connection,
+            cases=[work.case_id for work in self.works],
+            claims=[(claim.kind.value, claim.key) for work in fenced for claim in work.claims],
+            known={work.case_id: work.lease.case for work in fenced if work.lease.case},
+            taken=[work.case_id for work in self.works if isinstance(work, Taking)],
+            skip_locked=not self.wait,
+            ahead=ahead,
+        )
+        clock = self.store.clock(connection)
+        return rows, [_part(rows, self.key, clock, work, alone=len(self.works) == 1) for work in self.works]
+
+    def _check_schema(self, connection: Connection) -> None:
+        if any(isinstance(work, Taking) for work in self.works):
+            leasing.check_schema(connection)
+
+
 def _part(rows: Rows, key: LedgerKey, clock: Clock, work: Taking | Fenced[Any], *, alone: bool) -> _Part:
     if rows.skipped(work.case_id):
         return _Part(ALONE)
     try:
         return _take(rows, key, clock, work) if isinstance(work, Taking) else _write(rows, key, clock, work)
-    except SQLAlchemyError:
+    except (SQLAlchemyError, NotAhead):
         raise  # the whole transaction's
     except Exception as error:
         if alone:
