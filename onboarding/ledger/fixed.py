@@ -38,8 +38,12 @@ class FixedWrite:
         self._columns = list(columns)
         self._compiled: dict[str, _Compiled] = {}
 
+    def run(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> CursorResult[Any]:
+        """Write these rows; each holds at least the parameters' values."""
+        return self.ready(connection.dialect, rows).run(connection)
+
     def ready(self, dialect: Dialect, rows: Sequence[Mapping[str, Any]]) -> Ready:
-        """What writes these rows; each holds at least the parameters' values."""
+        """What writes these rows, for ``run``."""
         compiled = self._compiled.get(dialect.name)
         if compiled is None:
             compiled = self._compiled[dialect.name] = _Compiled(self._statement, self._columns, dialect)
