@@ -69,13 +69,14 @@ async def onboard_subject(
             if asked.dry_run:
                 return await _show_plan(bench, asked)
             case = await _find_case(bench, asked)
-            return await _onboard(bench, case, retry=asked.retry_refused or is_page_retry())
+            study = asked.request.subject.study_id if asked.request is not None else None
+            return await _onboard(bench, case, study, retry=asked.retry_refused or is_page_retry())
     except Exception as error:  # noqa: BLE001 - Prefect would store the text of any, and pickle it
         return ended_by(error)
 
 
-async def _onboard(bench: Workbench, case_id: str, *, retry: bool) -> State[Any]:
-    tagging = asyncio.create_task(tag_run(bench, case_id))  # the work need not wait for a label
+async def _onboard(bench: Workbench, case_id: str, study_id: str | None, *, retry: bool) -> State[Any]:
+    tagging = asyncio.create_task(tag_run(bench, case_id, study_id))  # the work need not wait for a label
     try:
         async with bench.session(case_id, retry=retry) as session:
             if isinstance(session, Held | Closed):

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
@@ -93,8 +93,14 @@ def not_worked(case_id: str, why: Held | Closed) -> State[Any]:
     return ended(Ending.REQUEST_REFUSED, case_id, what=f"it is {why.status} and cannot be worked.")
 
 
-async def tag_run(bench: Workbench, case_id: str) -> None:
-    """Tag this run with its case and study, so that all runs of a case are found; a failure is only noted."""
+async def tag_run(bench: Workbench, case_id: str, study_id: str | None = None) -> None:
+    """Tag this run with its case and study, so that all runs of a case are found; a failure is only noted.
+
+    ``study_id``: the case's, if it is known; else the ledger is asked.
+    """
+    if study_id is not None:
+        await label_run(f"case:{case_id}", f"study:{study_id}")
+        return
     try:
         case: CaseView | None = await bench.in_thread(bench.ledger.case, case_id)
     except LedgerError as error:  # the work itself says so, if it meets it too
@@ -111,8 +117,9 @@ async def label_run(*labels: str) -> None:
         return
     tags = sorted({*context.flow_run.tags, *labels})
     try:
-        async with get_client() as client:
-            await client.update_flow_run(context.flow_run.id, tags=tags)
+        client = context.client  # the run's own: another one would cost more than the request
+        assert isinstance(client, PrefectClient), "every flow here is asynchronous"
+        await client.update_flow_run(context.flow_run.id, tags=tags)
     except Exception as error:  # noqa: BLE001 - a label, whatever keeps it from being set
         _log.warning("run_not_tagged labels=%s error=%s", ",".join(labels), type(error).__name__)
 

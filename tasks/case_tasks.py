@@ -1,7 +1,5 @@
 """One case by the four tasks of its steps, in order, under the flow run that is under way."""
 
-from prefect import tags
-
 from onboarding.endings import Ending
 from onboarding.steps.case import CaseReport, conclude
 from onboarding.steps.session import CaseSession
@@ -17,7 +15,7 @@ STEP_TASKS = (registration, dispensation, device, dnd_exception)
 async def work_by_tasks(session: CaseSession) -> CaseReport:
     """Work a leased case, a task run for each step, tagged with the case; stop at the first that does not go on."""
     case_id = session.case_id
-    with working_on(session) as reports, tags(f"case:{case_id}"):
+    with working_on(session) as reports:
         for step_task in STEP_TASKS:
             if not (await report_of(step_task, case_id)).goes_on:
                 return await conclude(session, reports)

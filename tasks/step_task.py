@@ -23,6 +23,7 @@ from onboarding.steps.attempt import attempt_step
 from onboarding.steps.report import StepReport
 from onboarding.steps.session import CaseSession
 from tasks.faults import UnexpectedFault, told
+from tasks.tagging import tag_with_case
 
 # Prefect imports these when the first task of a run begins; here they are imported before the run does.
 for _late in ("_internal.states", "concurrency.services", "task_engine", "utilities.visualization"):
@@ -90,6 +91,7 @@ async def run_step(case_id: str, step: StepName) -> State[Any]:
     """Attempt a step of the case that this run has leased, and say how it ended."""
     session = _SESSION.get()
     assert session.case_id == case_id, "a task works on the case of its own run"
+    tag_with_case(case_id)
     try:
         report = await attempt_step(session, step)
         await session.flush()  # what a task says is done stands in the ledger

@@ -11,7 +11,7 @@ from uuid import UUID
 import httpx
 import pytest
 from prefect import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, TaskRunFilter, TaskRunFilterTags
 from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.flow_engine import run_flow
 from prefect.states import Scheduled
@@ -81,6 +81,16 @@ class FlowLab(Lab):
                 found = await task_runs(client, ran.run.id)
                 if len(found) >= count and all(one.state is not None and one.state.is_final() for one in found):
                     return sorted(found, key=lambda one: one.start_time or one.expected_start_time)  # type: ignore[arg-type, return-value]
+                await asyncio.sleep(_POLL_S)
+
+    async def tagged(self, tag: str, count: int) -> list[TaskRun]:
+        """The task runs with a tag, once the server knows so many."""
+        tagged = TaskRunFilter(tags=TaskRunFilterTags(all_=[tag]))
+        async with get_client() as client, asyncio.timeout(_REACHES_THE_SERVER_S):
+            while True:
+                found: list[TaskRun] = await client.read_task_runs(task_run_filter=tagged)
+                if len(found) >= count:
+                    return found
                 await asyncio.sleep(_POLL_S)
 
     async def steps(self, ran: Ran, count: int = 4) -> list[tuple[str, str, str]]:

@@ -1,12 +1,15 @@
 """What enters Prefect: opaque ids, coded identifiers and codes, and nothing of a person."""
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prefect import get_client
+from prefect.client.base import PrefectHttpxAsyncClient
 
 from flows.asked import NOT_STORED
 from flows.run import tag_run
@@ -38,6 +41,38 @@ async def test_a_run_is_found_by_its_case_its_study_and_its_name(lab: FlowLab) -
     assert [task.name for task in tasks] == [
         f"{step} {case.id}" for step in ("registration", "dispensation", "device", "dnd_exception")
     ]
+    assert [task.tags for task in tasks] == [[f"case:{case.id}"]] * 4
+
+
+async def test_no_task_of_a_run_asks_the_server_for_a_slot(lab: FlowLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    send = PrefectHttpxAsyncClient.send
+
+    async def watched(
+        client: PrefectHttpxAsyncClient, sent: httpx.Request, *args: Any, **options: Any
+    ) -> httpx.Response:
+        asked.append(sent.url.path)
+        return await send(client, sent, *args, **options)
+
+    monkeypatch.setattr(PrefectHttpxAsyncClient, "send", watched)
+    ran = await lab.flow(request=request())
+    assert ran.how == ("COMPLETED", "Onboarded")
+    assert any("set_state" in path for path in asked)
+    assert not [path for path in asked if "concurrency" in path]
+
+
+async def test_a_task_that_waits_to_be_tried_again_is_found_by_its_case(lab: FlowLab) -> None:
+    lab.fault("update_registration", "throttle", when="before", retry_after=1)
+    held = lab.fault("update_registration", "hold", nth=2)
+    run = asyncio.create_task(lab.flow(request=only("registration")))
+    await lab.control.wait_held(fault_id=held)
+    (case,) = lab.bench.ledger.cases()
+    (task,) = await lab.tagged(f"case:{case.id}", 1)
+    assert task.name == f"registration {case.id}"
+    assert task.state is not None
+    assert not task.state.is_final()
+    lab.control.remove_faults()
+    assert (await run).how == ("COMPLETED", "Onboarded")
 
 
 async def test_every_run_of_a_case_has_its_tags_even_if_it_could_not_work_it(lab: FlowLab) -> None:
