@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, case, delete, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -16,10 +16,11 @@ from onboarding.ledger import claims, deciding, leasing, opening, reading, revea
 from onboarding.ledger.claims import ClaimKey
 from onboarding.ledger.columns import CASES, LEDGER, VENDORS
 from onboarding.ledger.deciding import Decided, Holds
+from onboarding.ledger.fixed import FixedRows
 from onboarding.ledger.leasing import Closed, Runner
 from onboarding.ledger.opening import Addresses, Opened
 from onboarding.ledger.states import CaseStatus
-from onboarding.ledger.store import SCHEMA_VERSION, Store, prepare_folder
+from onboarding.ledger.store import SCHEMA_VERSION, Store, prepare_folder, schema_version
 from onboarding.ledger.together import Fenced, Taking
 from onboarding.ledger.views import CaseView, EventView, Held
 from onboarding.ledger.writes import CaseWrite, Lease
@@ -27,6 +28,9 @@ from onboarding.request import OnboardingRequest
 from onboarding.settings import Settings
 
 T = TypeVar("T")
+_Head = tuple[str | None, str | None]
+"""A ledger's schema version, and (of this version's schema) the id of the key that it belongs to; None is none."""
+_KEY: Final = FixedRows([LEDGER.c.key_id])
 
 
 class Ledger:
@@ -209,8 +213,13 @@ def open_ledger(settings: Settings, *, create: bool = True) -> Ledger:
     """
     store = Store(settings.ledger_url)
     try:
-        ledger = Ledger(store, _key_of(settings, store) if _stands(store) else _create(store, settings, create=create))
-        check_ledger(ledger)
+        head = _head(store)
+        if head is None:
+            ledger = Ledger(store, _create(store, settings, create=create))
+            check_ledger(ledger)
+        else:
+            ledger = Ledger(store, _key_of(settings, store))
+            _check(ledger, head)
     except BaseException:
         store.close()
         raise
@@ -219,13 +228,17 @@ def open_ledger(settings: Settings, *, create: bool = True) -> Ledger:
 
 def check_ledger(ledger: Ledger) -> None:
     """Refuse a ledger that belongs to another key, has another schema, or may forget what it committed."""
-    version = ledger.store.schema_version()
+    _check(ledger, ledger.store.read(_read_head))
+
+
+def _check(ledger: Ledger, head: _Head) -> None:
+    version, key_id = head
     if version != SCHEMA_VERSION:
         raise LedgerError(
             f"the ledger {ledger.store.place} has schema {version or 'none'}, this version needs {SCHEMA_VERSION}: run "
             "'onboard migrate'."
         )
-    if _key_id(ledger.store) != ledger.key.key_id:
+    if key_id != ledger.key.key_id:
         raise LedgerError(
             f"the key does not belong to the ledger {ledger.store.place}: set ONBOARDING_LEDGER_KEY to the key it was "
             "made with, or restore the key file beside it."
@@ -238,11 +251,12 @@ def migrate(settings: Settings) -> tuple[str | None, str]:
     """Bring the ledger's schema up to date (and bind a new ledger to its key). Returns the versions before and after."""
     store = Store(settings.ledger_url)
     try:
-        if not _stands(store):
+        head = _head(store)
+        if head is None:
             _create(store, settings)
             return None, SCHEMA_VERSION
         key = _key_of(settings, store)
-        before = store.schema_version()
+        before, _ = head
         if before is not None and before > SCHEMA_VERSION:
             raise LedgerError(
                 f"the ledger {store.place} has schema {before}, newer than {SCHEMA_VERSION}, the last that this "
@@ -258,10 +272,21 @@ def migrate(settings: Settings) -> tuple[str | None, str]:
         store.close()
 
 
-def _stands(store: Store) -> bool:
-    """Whether there is a ledger to open. An SQLite file without tables is one that is being made just now."""
+def _head(store: Store) -> _Head | None:
+    """The head of the ledger to open, or None if there is none. An SQLite file without tables is one that is being made."""
     with _place_said_plainly(store):
-        return store.path is None or (store.path.exists() and not store.is_blank())
+        if store.path is not None and not store.path.exists():
+            return None
+        head = store.read(_read_head)
+        return None if head[0] is None and store.path is not None and store.is_blank() else head
+
+
+def _read_head(connection: Connection) -> _Head:
+    version = schema_version(connection)
+    if version != SCHEMA_VERSION:
+        return version, None  # another one may have no such table
+    (row,) = _KEY.read(connection, f"SELECT {_KEY.names} FROM {LEDGER.name}", ()) or [{"key_id": None}]  # noqa: S608
+    return version, row["key_id"]
 
 
 def _create(store: Store, settings: Settings, *, create: bool = True) -> LedgerKey:

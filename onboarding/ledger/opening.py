@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, select, update
 
@@ -11,7 +11,8 @@ from onboarding.errors import OnboardedElsewhere, RequestConflict
 from onboarding.keys import LedgerKey
 from onboarding.ledger import trail
 from onboarding.ledger.claims import give_back_claims
-from onboarding.ledger.columns import CASES, NO_INTENT, STEPS, Row, all_rows, maybe_row, one_row
+from onboarding.ledger.columns import CASES, NO_INTENT, STEPS, Row, all_rows, one_row
+from onboarding.ledger.fixed import FixedRows
 from onboarding.ledger.preparing import (
     STEPS_OF_SECTION,
     Addresses,
@@ -50,6 +51,7 @@ __all__ = [
     "request_place",
     "stored_request",
 ]
+_CASE: Final = FixedRows(list(CASES.c))
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,12 @@ def changed_sections(case: Mapping[str, Any], prepared: Prepared) -> list[str]:
 
 
 def _live_case(connection: Connection, wanted: str) -> Row | None:
-    query = (
-        select(CASES).where(CASES.c.business_key == wanted, CASES.c.status != CaseStatus.CANCELLED).with_for_update()
-    )
-    return maybe_row(connection.execute(query))
+    """The case with this business key that is not cancelled, its row locked."""
+    mark, lock = ("?", "") if connection.dialect.name == "sqlite" else ("%s", "FOR UPDATE")
+    query = f"SELECT {_CASE.names} FROM {CASES.name} WHERE business_key = {mark} AND status <> {mark} {lock}"  # noqa: S608
+    found = _CASE.read(connection, query, (wanted, CaseStatus.CANCELLED.value))
+    assert len(found) <= 1, "one case lives for a business key"
+    return found[0] if found else None
 
 
 def refuse_conflict(connection: Connection, case: Row, changed: list[str], epoch: str, seconds: float) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert
 from sqlalchemy.dialects import postgresql, sqlite
 
 from onboarding.clocks import utc_now
@@ -17,6 +17,7 @@ from onboarding.keys import LedgerKey
 from onboarding.ledger import trail
 from onboarding.ledger.claims import claim_key
 from onboarding.ledger.columns import CASES, EVENTS, STEPS, Row
+from onboarding.ledger.fixed import FixedRows, FixedWrite
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
 from onboarding.request import OnboardingRequest, canonical_sections, joined_sections
 
@@ -29,6 +30,15 @@ STEPS_OF_SECTION: Final[Mapping[str, tuple[StepName, ...]]] = {
     "device": (StepName.DISPENSATION, StepName.DEVICE),
     "dnd_exception": (StepName.DND_EXCEPTION,),
 }
+_NOTHING_OF_A_CASE: Final[Mapping[str, None]] = dict.fromkeys(CASES.c.keys())
+_NOTHING_OF_A_STEP: Final[Mapping[str, None]] = dict.fromkeys(STEPS.c.keys())
+_ID: Final = FixedRows([CASES.c.id])
+_ADD_CASES: Final = {
+    "sqlite": FixedWrite(sqlite.insert(CASES).on_conflict_do_nothing(), CASES.c.keys()),
+    "postgresql": FixedWrite(postgresql.insert(CASES).on_conflict_do_nothing(), CASES.c.keys()),
+}
+_ADD_EVENTS: Final = FixedWrite(insert(EVENTS), EVENTS.c.keys())
+_ADD_STEPS: Final = FixedWrite(insert(STEPS), STEPS.c.keys())
 
 
 @dataclass(frozen=True)
@@ -148,23 +158,30 @@ def insert_cases(connection: Connection, new: NewCases) -> set[str]:
     """Make those cases that have none yet; returns their ids. The index lets one live case in per business key."""
     if not new.cases:
         return set()
-    upsert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(CASES)
     # In one order everywhere, so that two transactions cannot wait for each other at the index.
     cases = sorted(new.cases.values(), key=lambda case: str(case["business_key"]))
-    connection.execute(upsert.on_conflict_do_nothing(), cases)
-    found = connection.execute(select(CASES.c.id).where(CASES.c.id.in_(list(new.cases))))
-    made = set(found.scalars())  # not every driver counts what it inserted
+    _ADD_CASES[connection.dialect.name].run(connection, cases)
+    made = _standing(connection, list(new.cases))  # not every driver counts what it inserted
     if made:
-        connection.execute(insert(EVENTS), [event for case_id, event in new.events.items() if case_id in made])
-        connection.execute(
-            insert(STEPS), [step for case_id in new.steps if case_id in made for step in new.steps[case_id]]
-        )
+        _ADD_EVENTS.run(connection, [event for case_id, event in new.events.items() if case_id in made])
+        _ADD_STEPS.run(connection, [step for case_id in new.steps if case_id in made for step in new.steps[case_id]])
     return made
+
+
+def _standing(connection: Connection, case_ids: Sequence[str]) -> set[str]:
+    """Which of these cases there are."""
+    select = f"SELECT {_ID.names} FROM {CASES.name} WHERE id"  # noqa: S608 - names of ours
+    if connection.dialect.name == "sqlite":
+        found = _ID.read(connection, f"{select} IN ({', '.join('?' * len(case_ids))})", tuple(case_ids))
+    else:
+        found = _ID.read(connection, f"{select} = ANY (%s)", (list(case_ids),))
+    return {row["id"] for row in found}
 
 
 def _case_values(prepared: Prepared, addresses: Addresses, now: datetime) -> Row:
     study_id, mode, subject_id, inventory_id = json.loads(prepared.business_key)
     return {
+        **_NOTHING_OF_A_CASE,
         "id": prepared.case_id,
         "business_key": prepared.business_key,
         "study_id": study_id,
@@ -190,6 +207,7 @@ def _steps(prepared: Prepared, now: datetime) -> Iterator[Row]:
     requested = {step for name in prepared.section_digests for step in STEPS_OF_SECTION[name]}
     for name in StepName:
         yield {
+            **_NOTHING_OF_A_STEP,
             "case_id": prepared.case_id,
             "name": name.value,
             "status": (StepStatus.PENDING if name in requested else StepStatus.NOT_REQUESTED).value,
