@@ -129,6 +129,8 @@ def _derive(master: bytes, purpose: bytes) -> bytes:
 
 
 def _mac(key: bytes, *parts: str) -> str:
-    encoded = [part.encode() for part in parts]
-    # Lengths keep ("ab", "c") and ("a", "bc") apart.
-    return hmac.digest(key, b"".join(len(data).to_bytes(8, "big") + data for data in encoded), "sha256").hex()
+    pieces: list[bytes] = []
+    for part in parts:
+        data = part.encode()
+        pieces += (len(data).to_bytes(8, "big"), data)  # lengths keep ("ab", "c") and ("a", "bc") apart
+    return hmac.digest(key, b"".join(pieces), "sha256").hex()

@@ -13,13 +13,14 @@ from onboarding.clocks import utc_now
 from onboarding.errors import LeaseLost
 from onboarding.keys import LedgerKey
 from onboarding.ledger import trail
-from onboarding.ledger.columns import Row, step_view
+from onboarding.ledger.columns import NO_INTENT, Row, step_view
 from onboarding.ledger.rows import ClaimId, Rows, Settled, ends_of, settled_claim
 from onboarding.ledger.states import (
     FINAL_STEP_STATUSES,
     CaseEvent,
     CaseStatus,
     StepName,
+    StepStatus,
     next_case_status,
 )
 from onboarding.ledger.step_writes import StepWrite
@@ -49,6 +50,8 @@ class Lease:
     def known(self, name: StepName) -> StepView | None:
         """The step as the last commit left it, unless only the ledger can tell: how long an intent's quiet time lasts yet."""
         row = self.steps.get(name)
+        if row is not None and row["status"] == StepStatus.DONE:
+            row = {**row, **NO_INTENT}  # its quiet time means nothing any more
         return step_view(row, "", 0.0) if row is not None and row["quiet_until"] is None else None
 
 
@@ -138,6 +141,19 @@ class CaseWrite:
         statuses = [self.step(name).status for name in StepName]
         assert all(status in FINAL_STEP_STATUSES for status in statuses), f"case is not finished: {statuses}"
         self._leave(CaseEvent.FINISHED, reason=None, due_at=None)
+
+    def finish_if_done(self) -> bool:
+        """Finish the case if this write did the last of its steps. Returns whether it did."""
+        did = any(step.changed and step.status is StepStatus.DONE for step in self._steps.values())
+        if not did or self.case["lease_owner"] is None or not all(self._is_final(name) for name in StepName):
+            return False
+        self._leave(CaseEvent.FINISHED, reason=None, due_at=None)
+        return True
+
+    def _is_final(self, name: StepName) -> bool:
+        written = self._steps.get(name)
+        row = self.rows.step(self.lease.case_id, name, self.lease.steps.get(name)) if written is None else written.row
+        return StepStatus(row["status"]) in FINAL_STEP_STATUSES
 
     def need_attention(self, code: str) -> None:
         """A person must look: the case says why and the lease is given back."""

@@ -74,6 +74,7 @@ class CaseSession:
         self.guard: Guard | None = None
         self._ledger = ledger
         self._joining: list[Callable[[CaseWrite], None]] = []
+        self._finished = False
 
     @property
     def case_id(self) -> str:
@@ -92,17 +93,19 @@ class CaseSession:
     async def commit(self, change: Callable[[CaseWrite], T], *, claims: Sequence[ClaimKey] = ()) -> T:
         """Run one fenced write (maybe more than once before it counts); raises ``LeaseLost`` when another runner has the case.
 
-        ``claims``: those that it will look at. What was to join the next commit is written first, in the same transaction.
+        ``claims``: those that it will look at. What was to join the next commit is written first, in the same transaction;
+        and a case whose last step is done by this is finished with it.
         """
         joining, self._joining = self._joining, []
 
-        def together(write: CaseWrite) -> T:
+        def together(write: CaseWrite) -> tuple[T, bool]:
             for one in joining:
                 one(write)
-            return change(write)
+            return change(write), write.finish_if_done()
 
         try:
-            return await self._ledger.fenced(self.lease, together if joining else change, claims=claims)
+            result, self._finished = await self._ledger.fenced(self.lease, together, claims=claims)
+            return result
         except LeaseLost:
             self.lease.lost = True
             raise
@@ -153,15 +156,16 @@ class CaseSession:
         return await self.commit(lambda write: write.park(report.wait_s, code, blocked_login=report.blocked_login))
 
     async def finish(self) -> None:
-        """Every step is done: so is the case."""
-        await self.commit(lambda write: write.finish())
+        """Every step is done: so is the case, if the last step's commit has not said so."""
+        if not self._finished:
+            await self.commit(lambda write: write.finish())
 
     async def abandon(self) -> None:
         """The work was interrupted (a signal, a fault): give the lease back, so that nobody has to wait for its end.
 
         An intent that is open stays open, and its quiet time goes on; whoever is next settles it.
         """
-        if self.lease.lost:
+        if self.lease.lost or self._finished:
             return
         try:
             await self.commit(lambda write: write.park(0.0, "INTERRUPTED"))
@@ -190,6 +194,8 @@ class CaseSession:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(max(0.02, (self.lease.valid_until - boot_seconds()) / 2, 0.0))
+            if self._finished:
+                return
             if self.lease.valid_until - boot_seconds() > self.lease.seconds * 2 / 3:
                 continue  # another write renewed it meanwhile
             try:

@@ -4,7 +4,7 @@ import pytest
 
 from onboarding.endings import Ending
 from onboarding.errors import LeaseLost
-from onboarding.ledger.states import StepName, StepStatus
+from onboarding.ledger.states import CaseStatus, StepName, StepStatus
 from onboarding.ledger.store import CommitUnknown
 from onboarding.steps.attempt import attempt_step
 from onboarding.steps.case import work_case
@@ -22,7 +22,7 @@ async def see_dispensation(session: CaseSession) -> None:
         assert (await attempt_step(session, step)).goes_on
 
 
-async def test_a_case_is_worked_with_eight_commits(lab: Lab) -> None:
+async def test_a_case_is_worked_with_seven_commits(lab: Lab) -> None:
     first, second = [await lab.open(request) for request in (example(), cloud_to_cloud())]
     await lab.work(first)
     await lab.bench.systems.clinical_one.exceptions_since(
@@ -30,9 +30,50 @@ async def test_a_case_is_worked_with_eight_commits(lab: Lab) -> None:
     )  # as others of its batch do
     with commits() as seen:
         assert (await lab.work(second)).ending is Ending.ONBOARDED
-    # taken; registration claimed, intended, applied; dispensation and device intended; applied; exception seen; finished
-    assert len(seen) == 8
+    # taken; registration claimed, intended, applied; dispensation and device intended; applied; exception seen and finished
+    assert len(seen) == 7
     assert lab.effects() == {"registration_updated": 2, "device_registered": 2, "dnd_exception_created": 1}
+
+
+async def test_a_case_is_finished_with_the_commit_of_its_last_step(lab: Lab) -> None:
+    case_id = await lab.open(example())
+    async with leased(lab.bench, case_id) as session:
+        for step in StepName:
+            assert lab.case(case_id).status is CaseStatus.READY
+            await attempt_step(session, step)
+        assert lab.case(case_id).status is CaseStatus.DONE
+        with commits() as seen:
+            await session.finish()
+        assert not seen
+    assert [event.kind for event in lab.trail(case_id)][-2:] == ["step_applied", "case_finished"]
+
+
+async def test_a_case_whose_first_step_is_done_last_is_finished_with_it(lab: Lab) -> None:
+    case_id = await lab.open(example())
+    async with leased(lab.bench, case_id) as session:
+        for step in (D, StepName.DEVICE, StepName.DND_EXCEPTION):
+            assert (await attempt_step(session, step)).goes_on
+        assert lab.case(case_id).status is CaseStatus.READY
+        report = await work_case(session)
+    endings = [step.ending for step in report.steps]
+    assert (report.ending, endings) == (Ending.ONBOARDED, [Ending.DONE, *[Ending.ALREADY_DONE] * 3])
+    assert lab.case(case_id).status is CaseStatus.DONE
+
+
+async def test_work_that_is_interrupted_after_its_end_has_no_lease_to_give_back(lab: Lab) -> None:
+    case_id = await lab.open(example())
+
+    async def interrupted() -> None:
+        async with leased(lab.bench, case_id) as session:
+            await work_case(session)
+            with commits() as seen:
+                await session.abandon()
+            assert not seen
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await interrupted()
+    assert lab.trail(case_id)[-1].kind == "case_finished"
 
 
 async def test_what_was_seen_stands_before_anything_is_sent_by_it(lab: Lab) -> None:
