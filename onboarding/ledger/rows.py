@@ -119,7 +119,6 @@ class Rows:
         ahead: bool = False,
     ) -> None:
         self.connection = connection
-        self._now = utc_now()
         self._ahead = ahead
         self._is_sqlite = connection.dialect.name == "sqlite"
         self._known = known
@@ -135,6 +134,7 @@ class Rows:
         self._claims_seen: dict[ClaimId, Row | None] = {}
         self._leases_seen: dict[str, Row] = {}
         self._read_cases(sorted(set(cases)))
+        self.now: Final = utc_now()  # one moment for all of it, and after whoever had the rows locked
         if ahead:
             self._read_claims(sorted(self._wanted_claims))
 
@@ -263,7 +263,7 @@ class Rows:
 
     def _free(self, place: ClaimId) -> Row:
         """A claim that nobody ever made."""
-        return {**_NEW_CLAIM, "kind": place[0], "key": place[1], "updated_at": self._now}
+        return {**_NEW_CLAIM, "kind": place[0], "key": place[1], "updated_at": self.now}
 
     # Changing
 
@@ -329,7 +329,7 @@ class Rows:
             (
                 _SETTLE[end],
                 [
-                    {"of_case": case_id, "of_kind": kind, "now": self._now, "effect": case_id}
+                    {"of_case": case_id, "of_kind": kind, "now": self.now, "effect": case_id}
                     for case_id, kind, _ in which
                 ],
             )

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from onboarding.clocks import utc_now
 from onboarding.errors import LeaseLost
 from onboarding.keys import LedgerKey
 from onboarding.ledger import trail
@@ -63,7 +62,7 @@ class CaseWrite:
         self.key = key
         self.epoch, self.seconds = clock
         self.lease = lease
-        self.now = utc_now()
+        self.now = rows.now
         self.case: dict[str, Any] = dict(row)
         self._kept_s = 0.0
         self._steps: dict[StepName, StepWrite] = {}
@@ -145,7 +144,7 @@ class CaseWrite:
     def finish_if_done(self) -> bool:
         """Finish the case if this write did the last of its steps. Returns whether it did."""
         did = any(step.changed and step.status is StepStatus.DONE for step in self._steps.values())
-        if not did or self.case["lease_owner"] is None or not all(self._is_final(name) for name in StepName):
+        if not did or self.case["lease_owner"] is None or not all(map(self._is_final, reversed(StepName))):
             return False
         self._leave(CaseEvent.FINISHED, reason=None, due_at=None)
         return True
