@@ -64,11 +64,11 @@ def changes(installation: Installation) -> Counter[str]:
 
 
 def test_a_batch_that_is_killed_goes_on_with_the_same_command_and_each_effect_is_there_once(
-    audited: Installation, record_property: Callable[[str, object], None]
+    audited: Installation, sized: Callable[[int, int], int], record_property: Callable[[str, object], None]
 ) -> None:
-    subjects = 600  # enough for several processes
+    subjects = sized(600, 5000)  # enough for several processes
     path = many(audited, subjects)
-    for killed_after in (300, 900):
+    for killed_after in (subjects // 2, subjects * 3 // 2):
         with audited.started("batch", str(path)) as process:
             audited.control.effects(at_least=killed_after, timeout_s=_ENDS_S)
             process.kill()
@@ -120,13 +120,13 @@ def random_faults(installation: Installation, requests: int, share: float) -> in
 
 
 def test_poisoned_rows_and_random_faults_keep_no_good_row_back_and_every_bad_one_is_explained(
-    audited: Installation,
+    audited: Installation, sized: Callable[[int, int], int]
 ) -> None:
-    subjects = 200
+    subjects = sized(200, 1000)
     rows, unreadable, refused = poisoned(subjects, 0.1)
     audited.control.seed(seed.many(subjects))
     path = written(audited, *rows)
-    assert random_faults(audited, subjects * 8 // 10, 0.05) == 40
+    assert random_faults(audited, subjects * 8 // 10, 0.05) == subjects // 5
     ran = audited.run("batch", str(path), "--skip-bad")
     assert ran.status == 4, ran.out + ran.err
     good = subjects - len(unreadable) - len(refused)
@@ -159,9 +159,9 @@ def test_poisoned_rows_and_random_faults_keep_no_good_row_back_and_every_bad_one
 
 @pytest.mark.postgres
 def test_four_processes_that_work_one_file_at_once_create_one_exception(
-    audited: Installation, postgres_url: str
+    audited: Installation, postgres_url: str, sized: Callable[[int, int], int]
 ) -> None:
-    subjects = 60
+    subjects = sized(60, 200)
     audited.environment |= variables(ledger_url=postgres_url, ledger_key=LedgerKey.new_text())
     assert audited.run("migrate").status == 0
     path = many(audited, subjects)
