@@ -308,8 +308,8 @@ class Rows:
         steps = [
             {**self._steps.now[place], "of_case": place[0], "of_name": place[1]} for place in self._steps.changes()
         ]
-        new = [place for place, row in sorted(self._claims_seen.items()) if row is None and self._is_sqlite]
-        made = [self._claims.now[place] for place in new]
+        new = {place for place, row in self._claims_seen.items() if row is None and self._is_sqlite}
+        made = [self._claims.now[place] for place in sorted(new)]
         claims = [place for place in self._claims.changes() if place not in new]
         saved = [{**self._claims.now[place], "of_kind": place[0], "of_key": place[1]} for place in claims]
         rest = [
