@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, Self, TypeVar, cast
 
 from prefect.flows import Flow
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 from pydantic import Field, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import MISSING
@@ -165,6 +166,8 @@ def asked_flow(
         "validate_parameters": False,  # the flows do, and repeat no value
         "retries": 0,  # a retry by Prefect itself would pass for a person's, which tries refused steps again
         "persist_result": False,
+        # Nothing is stored there. Were it not named, Prefect would ask its server where to, with a client made for that.
+        "result_storage": PREFECT_LOCAL_STORAGE_PATH.value(),
         "log_prints": False,
     }
 
