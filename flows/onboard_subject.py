@@ -7,6 +7,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
+from flows import ahead
 from flows.asked import ID_PATTERN, Asked, NotShown, asked_flow, name_of_run, read_asked, shown, storable_request
 from flows.plan_artifact import plan_rows, save_plan
 from flows.run import ended, ended_by, is_page_retry, not_worked, tag_run, workbench_of_this_run
@@ -16,7 +17,7 @@ from onboarding.ledger.leasing import Closed
 from onboarding.ledger.views import Held
 from onboarding.request import OnboardingRequest
 from onboarding.steps.planning import plan
-from onboarding.workbench import Workbench, check_mode
+from onboarding.workbench import Workbench, check_mode, logging_in
 from tasks import work_by_tasks
 
 RequestField = Annotated[
@@ -48,7 +49,8 @@ RetryField = Annotated[
 
 
 def run_name() -> str:
-    """A name without personal data: the case, or the end of the subject's id."""
+    """A name without personal data: the case, or the end of the subject's id. Asked for, a run gets ready."""
+    ahead.get_ready()
     return name_of_run(flow_run.parameters)
 
 
@@ -81,7 +83,8 @@ async def _onboard(bench: Workbench, case_id: str, study_id: str | None, *, retr
         async with bench.session(case_id, retry=retry) as session:
             if isinstance(session, Held | Closed):
                 return not_worked(case_id, session)
-            report = await work_by_tasks(session)
+            async with logging_in(session):
+                report = await work_by_tasks(session)
             return ended(report.ending, case_id, code=report.code)
     finally:
         await tagging

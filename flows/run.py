@@ -11,6 +11,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
 from blocks import connections_for_flows
+from flows import ahead
 from flows.events import FAILED, emit_ending
 from onboarding.advice import advice
 from onboarding.endings import ENDINGS, Ending
@@ -41,7 +42,14 @@ async def workbench_of_this_run() -> AsyncIterator[Workbench]:
     settings = load_settings()
     connections = await connections_for_flows(settings)
     run_id = _flow_run_id()
-    async with open_workbench(settings, connections, actor=f"prefect run {run_id}", flow_run_id=run_id) as bench:
+    async with open_workbench(
+        settings,
+        connections,
+        actor=f"prefect run {run_id}",
+        flow_run_id=run_id,
+        ledger=ahead.opened_ledger(),
+        await_close=not ahead.OF_ONE_RUN,
+    ) as bench:
         yield bench
 
 

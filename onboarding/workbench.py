@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from math import inf
 from typing import Any, Final, TypeVar
 
-from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, BadInput, BadSettings, LeaseLost, LedgerError
+from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, AnswerError, BadInput, BadSettings, LeaseLost, LedgerError
 from onboarding.intake import IntakeRequest
 from onboarding.ledger import releasing
 from onboarding.ledger.async_ledger import AsyncLedger
@@ -15,6 +15,7 @@ from onboarding.ledger.deciding import Decided
 from onboarding.ledger.leasing import REQUEST_UNREADABLE, Closed, Runner, refuse_mode
 from onboarding.ledger.ledger import Ledger, open_ledger
 from onboarding.ledger.opening import Opened
+from onboarding.ledger.states import StepName, StepStatus
 from onboarding.ledger.views import Held
 from onboarding.ledger.writes import Lease
 from onboarding.request import OnboardingRequest
@@ -28,6 +29,7 @@ from onboarding.vendors.openspecimen import OpenSpecimenClient
 from onboarding.vendors.transport import VendorHttp
 
 T = TypeVar("T")
+_UNDONE: Final = (StepStatus.PENDING, StepStatus.OPEN)
 _PAUSE_LASTS_S: Final = 1.0
 _TOGETHER: Final = 0.05  # part of a pause within which further answers that ask for it do not prolong it
 
@@ -185,6 +187,36 @@ class Workbench:
                 raise
 
 
+@asynccontextmanager
+async def logging_in(session: CaseSession) -> AsyncIterator[None]:
+    """Log in, in the background, wherever the case has something to do: what its steps would wait for one after the other.
+
+    A step that comes meanwhile waits for the same log-in. What keeps one from being made, the step meets again and says.
+    """
+    tasks = [asyncio.create_task(_log_in(session, system)) for system in _systems_to_work_on(session.lease)]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _systems_to_work_on(lease: Lease) -> list[str]:
+    views = {step: lease.known(step) for step in StepName}
+    undone = {step for step, view in views.items() if view is not None and view.status in _UNDONE}
+    return list(
+        dict.fromkeys(
+            OPENSPECIMEN if step is StepName.REGISTRATION else CLINICAL_ONE for step in StepName if step in undone
+        )
+    )
+
+
+async def _log_in(session: CaseSession, system: str) -> None:
+    with suppress(AnswerError):
+        await session.systems.client(system).log_in(deadline=session.deadline())
+
+
 def check_mode(request: OnboardingRequest, settings: Settings) -> None:
     """Refuse a study mode that this installation may not touch."""
     refuse_mode(str(request.subject.mode), settings.modes)
@@ -199,10 +231,13 @@ async def open_workbench(
     flow_run_id: str | None = None,
     ledger: Ledger | None = None,
     http: VendorHttp | None = None,
+    await_close: bool = True,
 ) -> AsyncIterator[Workbench]:
     """Open the ledger and both clients, and close them afterwards. Raises ``BadSettings`` or ``LedgerError``.
 
     ``ledger``, ``http``: what to work with instead of those that the settings name; they are closed at the end too.
+    ``await_close``: whether to wait until a ledger on SQLite is closed. Else this process does so before it ends: the last one
+    to close it tidies its file up, which takes as long as several writes.
     """
     if connections.openspecimen is None or connections.clinical_one is None:
         raise BadSettings(missing_connections(connections))
@@ -247,8 +282,12 @@ async def open_workbench(
                 await openspecimen.aclose()
                 await clinical_one.aclose()
     finally:
-        threads.shutdown(wait=True)
-        ledger.close()
+        if await_close or not ledger.store.is_sqlite:
+            threads.shutdown(wait=True)
+            ledger.close()
+        else:
+            threads.submit(ledger.close)  # its one thread does this last
+            threads.shutdown(wait=False)
 
 
 def _connections_for(settings: Settings) -> int:
