@@ -2,6 +2,8 @@
 
 Both are served by one process, as `onboard up` serves deployments: each run is a process of its own, started through the API.
 They take turns; the medians are compared. Time before Running (starting the process, importing) is not counted, but shown.
+Of ours so many may run at a time; for each run with such a limit Prefect keeps a lease on its place, with a thread and a client
+of its own. ``--same-limit`` gives the empty flow that limit too.
 """
 
 import argparse
@@ -32,6 +34,7 @@ SERVED: Final = "both are served"
 EMPTY, OURS = "four-empty-tasks", "onboard-subject"
 _ENDS_S: Final = 120.0
 _LOOK_S: Final = 0.1
+_SAME_LIMIT: Final = "--same-limit"
 
 
 @task
@@ -46,7 +49,7 @@ async def four_empty_tasks() -> None:
         await empty_task(number)
 
 
-async def serve() -> None:
+async def serve(*, same_limit: bool) -> None:
     """Serve both flows until the process is ended."""
     from prefect.deployments.runner import RunnerDeployment
     from prefect.runner import Runner
@@ -57,10 +60,15 @@ async def serve() -> None:
 
     runner = Runner(name="running", query_seconds=1)
     (ours,) = [one for one in wanted_deployments() if one.name == OURS]
-    await runner.aadd_deployment(served(ours))
-    await runner.aadd_deployment(
-        RunnerDeployment.from_flow(empty, name=EMPTY, entrypoint_type=EntrypointType.MODULE_PATH)
-    )
+    ours_served = served(ours)
+    await runner.aadd_deployment(ours_served)
+    other = RunnerDeployment.from_flow(empty, name=EMPTY, entrypoint_type=EntrypointType.MODULE_PATH)
+    if same_limit:
+        other.concurrency_limit, other.concurrency_options = (
+            ours_served.concurrency_limit,
+            ours_served.concurrency_options,
+        )
+    await runner.aadd_deployment(other)
     print(SERVED, flush=True)
     await runner.start()
 
@@ -102,7 +110,7 @@ class Api:
 
 
 @contextmanager
-def serving(servers: Servers, folder: Path, store: str) -> Iterator[Api]:
+def serving(servers: Servers, folder: Path, store: str, *, same_limit: bool) -> Iterator[Api]:
     """Both flows, served with a ledger of their own beside the Prefect server on ``store``."""
     with ExitStack() as stack:
         client = stack.enter_context(servers.awake(store))
@@ -113,13 +121,13 @@ def serving(servers: Servers, folder: Path, store: str) -> Iterator[Api]:
         set_environment(Job(OURS, servers.sandbox.addresses, 1, 1, 1, str(folder), url))
         os.environ.update(client)
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "benchmarks.running", "serve"]
+        command = [sys.executable, "-m", "benchmarks.running", "serve", *([_SAME_LIMIT] if same_limit else [])]
         stack.enter_context(running_server(command, ready_line=SERVED, folder=folder, environment=environment))
         api = httpx.Client(base_url=client["PREFECT_API_URL"] + "/", trust_env=False, timeout=60)
         yield Api(stack.enter_context(api))
 
 
-def measure(rounds: int, store: str, latency_ms: float) -> dict[str, list[Timed]]:
+def measure(rounds: int, store: str, latency_ms: float, *, same_limit: bool = False) -> dict[str, list[Timed]]:
     """Both in turns, after one run of each that is not counted."""
     timed: dict[str, list[Timed]] = {EMPTY: [], OURS: []}
     with TemporaryDirectory(prefix="onboarding-running-") as made:
@@ -127,7 +135,7 @@ def measure(rounds: int, store: str, latency_ms: float) -> dict[str, list[Timed]
         with running_servers(folder, postgres=store == "postgres", prefect={store}) as servers:
             servers.sandbox.control.seed(seed.many(rounds + 1))
             servers.sandbox.control.switches(latency_ms=latency_ms)
-            with serving(servers, folder, store) as api:
+            with serving(servers, folder, store, same_limit=same_limit) as api:
                 for number in range(1, rounds + 2):
                     both = {EMPTY: api.run(EMPTY), OURS: api.run(OURS, request=request_json(number))}
                     print(", ".join(f"{name} {one.running_s:.3f} s" for name, one in both.items()), flush=True)
@@ -158,14 +166,15 @@ def main() -> int:
         "--store", choices=("sqlite", "postgres"), default="sqlite", help="of Prefect and of the ledger"
     )
     parser.add_argument("--latency-ms", type=float, default=LATENCY_MS, metavar="MS", help="of each vendor's answer")
+    parser.add_argument(_SAME_LIMIT, action="store_true", help="limit the runs of the empty flow as ours are limited")
     given = parser.parse_args()
     end_in_order()
-    print(report(measure(given.rounds, given.store, given.latency_ms)))
+    print(report(measure(given.rounds, given.store, given.latency_ms, same_limit=given.same_limit)))
     return 0
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["serve"]:
-        asyncio.run(serve())
+    if sys.argv[1:2] == ["serve"]:
+        asyncio.run(serve(same_limit=_SAME_LIMIT in sys.argv))
     else:
         sys.exit(main())
