@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import psycopg
@@ -9,6 +11,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from tests.support.environment import clean_environment, is_hostile
+from tests.support.installation import IGNORING_SIGINT, ROOT
 from tests.support.loopback import ForbiddenContact, ForbiddenContacts
 from tests.support.postgres import PostgresServer
 
@@ -30,6 +33,15 @@ def test_this_process_was_scrubbed(test_home: Path) -> None:
     left = {name for name in os.environ if is_hostile(name)}
     assert left == {name for name in clean_environment({}, test_home) if is_hostile(name)}
     assert Path.home() == test_home
+
+
+def test_what_tests_start_heeds_sigint_even_if_they_run_in_the_background_of_a_script() -> None:
+    heeds = "import signal; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    starts = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {heeds!r}], check=True)"
+    scrubbed = f"from tests.support.environment import scrub_this_process; scrub_this_process(); {starts}"
+    command = [*IGNORING_SIGINT, sys.executable, "-c"]
+    assert subprocess.run([*command, heeds], stderr=subprocess.DEVNULL, check=False).returncode == 1
+    subprocess.run([*command, scrubbed], cwd=ROOT, check=True)
 
 
 def test_another_machine_is_never_contacted(forbidden_contacts: ForbiddenContacts) -> None:

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.support.installation import Installation
+from tests.support.installation import IGNORING_SIGINT, Installation
 
 EVERY_EFFECT = ["registration_updated", "device_registered", "dnd_exception_created"]
 
@@ -40,8 +40,7 @@ def test_a_run_in_the_background_of_a_script_which_ignores_ctrl_c_is_stopped_by_
     installation: Installation,
 ) -> None:
     installation.fault("clinical_one", "hold", call="register_device", when="before")
-    ignoring = ("sh", "-c", "trap '' INT; exec \"$@\"", "sh")
-    with installation.started("subject", installation.request(), under=ignoring) as process:
+    with installation.started("subject", installation.request(), under=IGNORING_SIGINT) as process:
         installation.control.held(timeout_s=30)
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=30)

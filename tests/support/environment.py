@@ -7,6 +7,7 @@ home folder of the person who runs it. Only the standard library is imported her
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,7 +56,13 @@ def clean_environment(inherited: Mapping[str, str], home: Path) -> dict[str, str
 
 
 def scrub_this_process() -> Path:
-    """Replaces this process's environment by a clean one; returns the temporary home folder, removed at exit."""
+    """Replaces this process's environment by a clean one; returns the temporary home folder, removed at exit.
+
+    SIGINT is heeded again by it and all it starts: a shell has what a script runs in its background ignore it, for good, and
+    whatever is stopped by SIGINT, as Prefect's worker also is by SIGTERM, would not end.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     home = Path(tempfile.mkdtemp(prefix="onboarding-tests-"))
     owner = os.getpid()
 

@@ -17,6 +17,8 @@ from vendor_sandbox import SandboxControl
 
 ROOT: Final = Path(__file__).parents[2]
 COMMAND: Final = (sys.executable, "-m", "cli.main")
+IGNORING_SIGINT: Final = ("sh", "-c", "trap '' INT; exec \"$@\"", "sh")
+"""Before a command: it is run as in the background of a script."""
 _ENDS_S: Final = 120
 
 
