@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from subprocess import Popen, TimeoutExpired
+from subprocess import Popen
 
 import psutil
 import pytest
@@ -17,7 +17,7 @@ from tests.acceptance.test_batch_workers import is_at_work, kill_with_children
 from tests.cli.batch_lab import many, outcomes
 from tests.support.installation import Installation, WarmCommands
 
-STOPS_S = 10
+STOPS_S = 60  # it takes one or two seconds, and many times that where others are at work too
 
 pytestmark = [pytest.mark.prefect, pytest.mark.postgres]
 
@@ -94,22 +94,18 @@ def test_three_workers_share_a_batch_and_one_that_is_killed_delays_only_its_chun
 
 
 def test_a_worker_stops_in_order_while_the_prefect_server_restarts_and_the_others_go_on(
-    site: Site, shared: Installation, record_property: Callable[[str, object], None]
+    site: Site, shared: Installation
 ) -> None:
     subjects = 240
     path = many(shared, subjects)
     with shared.started("batch", str(path)) as process:
-        stopped = site.at_work(3)[0]
-        family = psutil.Process(stopped.process.pid).children(recursive=True)
+        stopped = site.at_work(3)[0].process
+        family = psutil.Process(stopped.pid).children(recursive=True)
         shared.control.effects(at_least=20, timeout_s=ENDS_S)
-        stopped.process.send_signal(signal.SIGTERM)
-        try:
-            stopped.process.wait(STOPS_S)
-        except TimeoutExpired:  # Prefect's worker does not always end by itself; then a service manager kills it
-            record_property("did_not_end", [one.cmdline() for one in family if one.is_running()])
-            kill_with_children(stopped)
+        stopped.send_signal(signal.SIGTERM)
+        stopped.wait(STOPS_S)
         site.stop_prefect()
-        psutil.wait_procs(family, ENDS_S)
+        psutil.wait_procs(family, STOPS_S)
         assert [one for one in family if one.is_running()] == [], "nothing works on without its worker"
         assert cases_done(shared) < subjects, "it was in the middle"
         site.start_prefect()
