@@ -88,6 +88,13 @@ def test_a_held_case_says_how_long_the_lease_still_lasts(bench: Bench) -> None:
     assert bench.content() == before
 
 
+def test_a_lease_is_held_until_its_last_moment(bench: Bench) -> None:
+    lease = bench.open_and_lease()
+    bench.clock.advance(LEASE_S - 0.25)
+    assert bench.ledger.find_due(limit=1) == []
+    assert bench.take(lease.case_id) == Held(lease.case_id, 0.25)
+
+
 def test_an_expired_lease_is_taken_over(bench: Bench) -> None:
     lease = bench.open_and_lease()
     bench.clock.advance(LEASE_S)
@@ -156,6 +163,34 @@ def test_the_runner_s_own_idea_of_its_lease_never_outlasts_the_ledger_s(bench: B
     assert before + LEASE_S <= lease.valid_until <= boot_seconds() + LEASE_S
     bench.park(lease)
     assert lease.valid_until <= boot_seconds()
+
+
+def test_a_runner_counts_its_lease_from_before_the_ledger_looks_at_its_clock(bench: Bench) -> None:
+    lease = bench.open_and_lease()
+    looked: list[float] = []
+    bench.ledger.fenced(lease, lambda _write: looked.append(boot_seconds()))
+    assert lease.valid_until <= looked[0] + LEASE_S
+
+
+def test_the_shortest_lease_lasts_as_long_for_its_runner_as_in_the_ledger(bench: Bench) -> None:
+    """Were it counted in whole seconds, it would last too long for the runner, or not at all."""
+    seconds = 0.1  # the least that ONBOARDING_LEASE_SECONDS takes
+    before = boot_seconds()
+    lease = bench.lease(bench.open(), seconds=seconds)
+    assert before + seconds <= lease.valid_until <= boot_seconds() + seconds
+    before = boot_seconds()
+    bench.ledger.renew(lease)
+    assert before + seconds <= lease.valid_until <= boot_seconds() + seconds
+
+
+def test_a_lease_taken_after_a_reboot_lasts_no_longer_than_any_other(bench: Bench) -> None:
+    """The clock begins anew: by it, the lease from before the reboot would last for as long as the machine was up."""
+    lease = bench.open_and_lease()
+    bench.clock.reboot()
+    bench.lease(lease.case_id)
+    assert bench.take(lease.case_id) == Held(lease.case_id, LEASE_S)
+    bench.clock.advance(LEASE_S)
+    assert bench.ledger.find_due(limit=1) == [lease.case_id]
 
 
 def test_a_reboot_ends_every_lease(bench: Bench) -> None:

@@ -126,6 +126,16 @@ def test_digests_are_keyed_and_keep_parts_apart() -> None:
     assert KEY.digest("x") != KEY.seal("x")
 
 
+def test_a_key_gives_what_ledgers_hold_already() -> None:
+    """Else a new version could read nothing, recognise nobody and trust no trail of a ledger that it still opens."""
+    # Worked out without this program, as RFC 5869 and the packing of ``keys`` say it.
+    assert KEY.key_id == "960d1a6184b3415f"
+    assert KEY.digest("1961-07-03", "ä") == "29e4134354eac9963dc470b161048d3675ffb275c654526d8d32bc2748e0559f"
+    assert KEY.seal("a", "bc") == "100b0904adccd97f15569a9359ab25d4cf62b02546bd0727e70096adf129fb50"
+    sealed = bytes.fromhex("01000102030405060708090a0bd91e38b42d9fae97a8055098114c8b9315f94c35")
+    assert KEY.decrypt(sealed, "place") == b"body"
+
+
 def test_a_key_shows_only_its_public_id() -> None:
     text = base64.urlsafe_b64encode(bytes(range(32))).decode()
     assert repr(LedgerKey.from_text(f" {text}\n")) == f"LedgerKey({KEY.key_id})"

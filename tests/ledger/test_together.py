@@ -411,6 +411,7 @@ def test_a_database_that_is_out_of_reach_is_asked_once_for_all(sqlite_bench: Ben
         somebody.rollback()
     patient.close()
     assert [type(one) for one in done] == [StoreGone] * 5
+    assert all("only.db cannot be used" in str(one) for one in done), "each is told what is wrong"
     assert took_s < 5 * 0.3
     assert bench.together([Fenced(lease, register) for lease in held]) == [None] * 5
 

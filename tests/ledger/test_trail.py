@@ -1,6 +1,7 @@
 """The trail: append-only in the database, and every change to it by somebody without the key is noticed."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import Connection, text
@@ -9,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from onboarding.errors import LedgerError
 from onboarding.keys import LedgerKey
 from onboarding.ledger.states import StepStatus
-from onboarding.ledger.trail import trail_problems
+from onboarding.ledger.trail import Entry, sealed, trail_problems
 from tests.ledger.bench import EXCEPTION, REGISTRATION, Bench, other_subject
 
 
@@ -130,6 +131,35 @@ def test_an_entry_of_another_case_does_not_fit(bench: Bench) -> None:
     bench.sql("DELETE FROM onboarding_event WHERE case_id = :id", id=case_id)
     bench.sql("UPDATE onboarding_event SET case_id = :id WHERE case_id = :other", id=case_id, other=other)
     assert bench.ledger.trail_problems(case_id) == ["entry 1 was changed, or sealed with another key"]
+
+
+def test_an_entry_from_before_the_ledger_was_set_back_does_not_fit_into_what_came_after(bench: Bench) -> None:
+    """It was sealed as this number of this case, by this key: only what follows it tells."""
+    lease = bench.open_and_lease()
+    bench.let_the_trail_be_changed()
+    (before,) = bench.sql("SELECT trail_sequence, trail_seal FROM onboarding_case")
+    bench.ledger.fenced(lease, lambda w: w.record("note", code="A"))
+    (kept,) = bench.sql("SELECT at, code, seal FROM onboarding_event WHERE sequence = 3")
+    bench.sql("DELETE FROM onboarding_event WHERE sequence = 3")
+    bench.sql("UPDATE onboarding_case SET trail_sequence = :trail_sequence, trail_seal = :trail_seal", **before)
+    for code in ("B", "C"):
+        bench.ledger.fenced(lease, lambda w, code=code: w.record("note", code=code))  # type: ignore[misc]
+    assert bench.ledger.trail_problems(lease.case_id) == []
+    bench.sql("UPDATE onboarding_event SET at = :at, code = :code, seal = :seal WHERE sequence = 3", **kept)
+    assert bench.ledger.trail_problems(lease.case_id) == ["entry 4 was changed, or sealed with another key"]
+
+
+def test_an_entry_is_sealed_as_ledgers_hold_it_already() -> None:
+    """Else every trail that was ever written would look changed."""
+    key = LedgerKey(bytes(range(32)))
+    at = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
+    row, link = sealed(key, "CASE", 3, "before", Entry(at, "runner", "note", "exception", "C", {"b": 1}, "why"))
+    content = (
+        '{"actor": "runner", "at": "2026-01-02T03:04:05.000006+00:00", "code": "C", "detail": {"b": 1}, '
+        f'"kind": "note", "reason": "{row["reason_sealed"].hex()}", "step": "exception"}}'
+    )
+    assert link == key.seal("CASE", "3", "960d1a6184b3415f", content, "before")
+    assert row["seal"] == key.seal("shown", link)
 
 
 def test_a_trail_sealed_with_another_key_does_not_pass(bench: Bench, another_bench: Callable[..., Bench]) -> None:

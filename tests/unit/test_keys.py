@@ -1,5 +1,6 @@
 """The file that holds a ledger's key."""
 
+import os
 import stat
 from pathlib import Path
 
@@ -29,3 +30,22 @@ def test_what_no_key_can_hold_is_read_without_an_error_and_is_no_key(tmp_path: P
             LedgerKey.from_text(text)
     assert key_file(path).read_bytes() == b" \xc3\xa9\n", "what stands is never replaced"
     assert [file.name for file in tmp_path.iterdir()] == ["ledger.db.key"]
+
+
+def test_a_key_survives_a_power_cut_before_anything_is_written_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger.db"
+    kept: list[tuple[int, bool]] = []
+    fsync = os.fsync
+
+    def note(handle: int) -> None:
+        fsync(handle)
+        kept.append((os.fstat(handle).st_ino, key_file(path).exists()))
+
+    monkeypatch.setattr(os, "fsync", note)
+    make_key_file(path)
+    file, folder = key_file(path).stat().st_ino, tmp_path.stat().st_ino
+    assert kept == [(file, False), (folder, True)], "what it holds is on the disk before its name is, and then the name"
+    make_key_file(path)
+    assert kept[-1] == (folder, True), "whoever comes second uses it as soon, and keeps its name too"
