@@ -44,7 +44,7 @@ class LedgerKey:
     def from_text(cls, text: str) -> "LedgerKey":
         """Read a key as ``ONBOARDING_LEDGER_KEY`` and the key file hold it; raises ``BadSettings``."""
         try:
-            master = base64.urlsafe_b64decode(text.strip().encode("ascii"))
+            master = base64.b64decode(text.strip().encode("ascii"), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
             raise BadSettings([f"ONBOARDING_LEDGER_KEY: must be {KEY_BYTES} bytes in URL-safe base64."]) from None
         return cls(master)
@@ -99,11 +99,11 @@ def make_key_file(path: Path) -> str:
     draft = place.with_name(f"{place.name}.{secrets.token_hex(8)}")
     handle = os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
     try:
-        os.write(handle, (text + "\n").encode())
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    try:
+        try:
+            os.write(handle, (text + "\n").encode())
+            os.fsync(handle)
+        finally:
+            os.close(handle)
         os.link(draft, place)  # appears whole or not at all, and never replaces a key
     except FileExistsError:
         text = place.read_text("ascii", errors="replace").strip()

@@ -2,7 +2,8 @@
 
 Each entry shows a digest of its link of the chain; the last link itself stands in the case's own row, and no other link is
 stored. So without the key nobody can change, drop or reorder an entry unnoticed, nor cut entries off the end: the link that
-would then be the last cannot be made from what the database holds.
+would then be the last cannot be made from what the database holds. (From what it held can: who puts an older row of the case
+back, from a copy, cuts off what came after.)
 """
 
 import json

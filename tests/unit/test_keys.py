@@ -1,5 +1,6 @@
 """The file that holds a ledger's key."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -49,3 +50,20 @@ def test_a_key_survives_a_power_cut_before_anything_is_written_with_it(
     assert kept == [(file, False), (folder, True)], "what it holds is on the disk before its name is, and then the name"
     make_key_file(path)
     assert kept[-1] == (folder, True), "whoever comes second uses it as soon, and keeps its name too"
+
+
+@pytest.mark.parametrize("spoilt", ["{}!", "!{}", "{}{}", "{}\n{}", "{}A"])
+def test_a_key_with_something_else_in_it_is_no_key(spoilt: str) -> None:
+    text = LedgerKey.new_text()
+    with pytest.raises(BadSettings):
+        LedgerKey.from_text(spoilt.format(text, text))
+
+
+def test_a_full_disk_leaves_no_draft_of_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        make_key_file(tmp_path / "ledger.db")
+    assert list(tmp_path.iterdir()) == []
