@@ -1,9 +1,9 @@
 """``python -m benchmarks.running``: how long one onboard-subject run is Running, beside a flow of four empty tasks.
 
-Both are served by one process, as `onboard up` serves deployments: each run is a process of its own, started through the API.
+All are served by one process, as `onboard up` serves deployments: each run is a process of its own, started through the API.
 They take turns; the medians are compared. Time before Running (starting the process, importing) is not counted, but shown.
-Of ours so many may run at a time; for each run with such a limit Prefect keeps a lease on its place, with a thread and a client
-of its own. ``--same-limit`` gives the empty flow that limit too.
+Of ours so many may run at a time, and for each run with such a limit Prefect keeps a lease on its place, with a thread and a
+client of its own; so the empty flow is served twice, with that limit, as ours is, and without.
 """
 
 import argparse
@@ -31,10 +31,9 @@ from tests.support.processes import running_server
 from vendor_sandbox import seed
 
 SERVED: Final = "both are served"
-EMPTY, OURS = "four-empty-tasks", "onboard-subject"
+EMPTY, UNLIMITED, OURS = "four-empty-tasks", "four-empty-tasks-unlimited", "onboard-subject"
 _ENDS_S: Final = 120.0
 _LOOK_S: Final = 0.1
-_SAME_LIMIT: Final = "--same-limit"
 
 
 @task
@@ -49,8 +48,8 @@ async def four_empty_tasks() -> None:
         await empty_task(number)
 
 
-async def serve(*, same_limit: bool) -> None:
-    """Serve both flows until the process is ended."""
+async def serve() -> None:
+    """Serve the flows until the process is ended."""
     from prefect.deployments.runner import RunnerDeployment
     from prefect.runner import Runner
     from prefect.types.entrypoint import EntrypointType
@@ -62,13 +61,12 @@ async def serve(*, same_limit: bool) -> None:
     (ours,) = [one for one in wanted_deployments() if one.name == OURS]
     ours_served = served(ours)
     await runner.aadd_deployment(ours_served)
-    other = RunnerDeployment.from_flow(empty, name=EMPTY, entrypoint_type=EntrypointType.MODULE_PATH)
-    if same_limit:
-        other.concurrency_limit, other.concurrency_options = (
-            ours_served.concurrency_limit,
-            ours_served.concurrency_options,
-        )
-    await runner.aadd_deployment(other)
+    for name in (EMPTY, UNLIMITED):
+        other = RunnerDeployment.from_flow(empty, name=name, entrypoint_type=EntrypointType.MODULE_PATH)
+        if name == EMPTY:
+            other.concurrency_limit = ours_served.concurrency_limit
+            other.concurrency_options = ours_served.concurrency_options
+        await runner.aadd_deployment(other)
     print(SERVED, flush=True)
     await runner.start()
 
@@ -89,7 +87,8 @@ class Api:
 
     def run(self, name: str, **parameters: Any) -> Timed:
         """One run to its end; it must be Completed, ours Onboarded."""
-        deployment = self._client.get(f"deployments/name/{name}/{name}").raise_for_status().json()["id"]
+        of_flow = EMPTY if name == UNLIMITED else name
+        deployment = self._client.get(f"deployments/name/{of_flow}/{name}").raise_for_status().json()["id"]
         ends = time.monotonic() + _ENDS_S
         body = {"parameters": parameters, "idempotency_key": str(uuid4())}
         asked = self._client.post(f"deployments/{deployment}/create_flow_run", json=body)
@@ -110,8 +109,8 @@ class Api:
 
 
 @contextmanager
-def serving(servers: Servers, folder: Path, store: str, *, same_limit: bool) -> Iterator[Api]:
-    """Both flows, served with a ledger of their own beside the Prefect server on ``store``."""
+def serving(servers: Servers, folder: Path, store: str) -> Iterator[Api]:
+    """The flows, served with a ledger of their own beside the Prefect server on ``store``."""
     with ExitStack() as stack:
         client = stack.enter_context(servers.awake(store))
         url = f"sqlite:///{folder / 'ledger.db'}"
@@ -121,32 +120,33 @@ def serving(servers: Servers, folder: Path, store: str, *, same_limit: bool) -> 
         set_environment(Job(OURS, servers.sandbox.addresses, 1, 1, 1, str(folder), url))
         os.environ.update(client)
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "benchmarks.running", "serve", *([_SAME_LIMIT] if same_limit else [])]
+        command = [sys.executable, "-m", "benchmarks.running", "serve"]
         stack.enter_context(running_server(command, ready_line=SERVED, folder=folder, environment=environment))
         api = httpx.Client(base_url=client["PREFECT_API_URL"] + "/", trust_env=False, timeout=60)
         yield Api(stack.enter_context(api))
 
 
-def measure(rounds: int, store: str, latency_ms: float, *, same_limit: bool = False) -> dict[str, list[Timed]]:
-    """Both in turns, after one run of each that is not counted."""
-    timed: dict[str, list[Timed]] = {EMPTY: [], OURS: []}
+def measure(rounds: int, store: str, latency_ms: float) -> dict[str, list[Timed]]:
+    """All in turns, after one run of each that is not counted."""
+    timed: dict[str, list[Timed]] = {EMPTY: [], UNLIMITED: [], OURS: []}
     with TemporaryDirectory(prefix="onboarding-running-") as made:
         folder = Path(made)
         with running_servers(folder, postgres=store == "postgres", prefect={store}) as servers:
             servers.sandbox.control.seed(seed.many(rounds + 1))
             servers.sandbox.control.switches(latency_ms=latency_ms)
-            with serving(servers, folder, store, same_limit=same_limit) as api:
+            with serving(servers, folder, store) as api:
                 for number in range(1, rounds + 2):
-                    both = {EMPTY: api.run(EMPTY), OURS: api.run(OURS, request=request_json(number))}
-                    print(", ".join(f"{name} {one.running_s:.3f} s" for name, one in both.items()), flush=True)
+                    each = {name: api.run(name) for name in (EMPTY, UNLIMITED)}
+                    each[OURS] = api.run(OURS, request=request_json(number))
+                    print(", ".join(f"{name} {one.running_s:.3f} s" for name, one in each.items()), flush=True)
                     if number > 1:
-                        for name, one in both.items():
+                        for name, one in each.items():
                             timed[name].append(one)
     return timed
 
 
 def report(timed: dict[str, list[Timed]]) -> str:
-    """The medians, with the least and the most, and their ratio."""
+    """The medians, with the least and the most, and the ratios of ours to the others."""
     lines = []
     for name, all_of_it in timed.items():
         running, waiting = sorted(one.running_s for one in all_of_it), [one.waiting_s for one in all_of_it]
@@ -154,8 +154,9 @@ def report(timed: dict[str, list[Timed]]) -> str:
             f"{name}: {median(running):.3f} s inside Running ({running[0]:.3f} to {running[-1]:.3f}, {len(running)} runs), "
             f"after {median(waiting):.1f} s"
         )
-    empty, ours = (median(one.running_s for one in timed[name]) for name in (EMPTY, OURS))
-    return "\n".join([*lines, f"ratio of the medians: {ours / empty:.2f}"])
+    medians = {name: median(one.running_s for one in all_of_it) for name, all_of_it in timed.items()}
+    ratios = (f"{medians[OURS] / medians[name]:.2f} times {name}" for name in (EMPTY, UNLIMITED))
+    return "\n".join([*lines, f"{OURS}: " + ", ".join(ratios)])
 
 
 def main() -> int:
@@ -166,15 +167,14 @@ def main() -> int:
         "--store", choices=("sqlite", "postgres"), default="sqlite", help="of Prefect and of the ledger"
     )
     parser.add_argument("--latency-ms", type=float, default=LATENCY_MS, metavar="MS", help="of each vendor's answer")
-    parser.add_argument(_SAME_LIMIT, action="store_true", help="limit the runs of the empty flow as ours are limited")
     given = parser.parse_args()
     end_in_order()
-    print(report(measure(given.rounds, given.store, given.latency_ms, same_limit=given.same_limit)))
+    print(report(measure(given.rounds, given.store, given.latency_ms)))
     return 0
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["serve"]:
-        asyncio.run(serve(same_limit=_SAME_LIMIT in sys.argv))
+    if sys.argv[1:] == ["serve"]:
+        asyncio.run(serve())
     else:
         sys.exit(main())

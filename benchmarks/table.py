@@ -39,13 +39,13 @@ class Contender:
 
 
 CONTENDERS: Final = (
-    Contender(LIMIT, "The limit: the same calls over the same HTTP stack, nothing stored", "limit", 1500),
+    Contender(LIMIT, "The limit: the same calls over the same HTTP stack, nothing stored", "limit", 3000),
     Contender("bare", "Bare aiohttp, nothing stored", "bare", 1500),
     Contender(
         "flow-sqlite",
         "**This project**: `onboard_batch` with a Prefect server, SQLite",
         "flow",
-        1000,
+        3000,
         "sqlite",
         prefect=True,
         needs="flows.onboard_batch",
@@ -54,7 +54,7 @@ CONTENDERS: Final = (
         "flow-postgres",
         "**This project**: `onboard_batch` with a Prefect server, PostgreSQL",
         "flow",
-        1000,
+        3000,
         "postgres",
         prefect=True,
         needs="flows.onboard_batch",

@@ -153,9 +153,10 @@ def test_every_contender_is_picked_by_the_beginning_of_its_name() -> None:
 
 
 def test_runs_are_compared_by_the_medians_of_their_time_inside_running() -> None:
-    from benchmarks.running import EMPTY, OURS, Timed, report
+    from benchmarks.running import EMPTY, OURS, UNLIMITED, Timed, report
 
-    timed = {EMPTY: [Timed(5.0, 0.1), Timed(6.0, 0.2), Timed(7.0, 9.0)], OURS: [Timed(5.0, 0.3)] * 3}
+    empty = [Timed(5.0, 0.1), Timed(6.0, 0.2), Timed(7.0, 9.0)]
+    timed = {EMPTY: empty, UNLIMITED: [Timed(5.0, 0.15)] * 3, OURS: [Timed(5.0, 0.3)] * 3}
     lines = report(timed).splitlines()
     assert lines[0] == f"{EMPTY}: 0.200 s inside Running (0.100 to 9.000, 3 runs), after 6.0 s"
-    assert lines[2] == "ratio of the medians: 1.50"
+    assert lines[3] == f"{OURS}: 1.50 times {EMPTY}, 2.00 times {UNLIMITED}"
