@@ -1,20 +1,22 @@
 """What the auditor judges: the sandbox's effect log and request journal, and the ledger's cases and trails.
 
-Times of both sides are UTC of one machine.
+Times of both sides are UTC of one machine. What belongs together is found once, since a batch has thousands of cases.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import inf
 from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import select
 
-from onboarding.identifiers import same_id
+from onboarding.identifiers import normalise_id
 from onboarding.intake import IntakeRequest
 from onboarding.ledger.claims import ClaimKind
 from onboarding.ledger.columns import CLAIMS
@@ -34,6 +36,9 @@ SENDING: Final = {
     StepName.DEVICE: "register_device",
     StepName.DND_EXCEPTION: "create_exception",
 }
+_STEP_OF: Final = {effect: step for step, effect in EFFECT_OF.items()}
+_OF_A_REGISTRATION: Final = frozenset({"update_registration", "read_registration"})
+_IDS: Final = re.compile(r"(?=([0-9A-F]{32}))")  # overlapping ones too: all that a search for an id would find
 _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "registration_updated": ("registration_id",),
     "participants_merged": ("registration_id",),
@@ -83,26 +88,101 @@ class Evidence:
 
     def looks_at_exception(self, case_id: str) -> int:
         """How often a person was asked, or decided, about the exception of this case: as its own, or as another's of its cases."""
-        content = exception_content(self.asked[case_id])
-        same = [one for one, asked in self.asked.items() if exception_content(asked) == content]
-        return sum(
-            event.step == StepName.DND_EXCEPTION
-            and (event.code == "SENDS_USED_UP" or event.kind.startswith("step_decided"))
-            for one in same
-            for event in self.trails[one]
-        )
+        return self._looks_at_exceptions[self._contents[case_id]]
 
-    def effects_of(self, case_id: str, step: StepName) -> list[Mapping[str, Any]]:
+    def effects_of(self, case_id: str, step: StepName) -> Sequence[Mapping[str, Any]]:
         """The effects on what this case's step is about."""
-        return [entry for entry in self.effects if is_about(entry, self.asked[case_id], step)]
+        what = self._thing_of(case_id, step)
+        return () if what is None else self._effects_on.get((step, what), ())
 
     def sends_of(self, case_id: str, call: str) -> list[Mapping[str, Any]]:
         """The requests of a call about this case's registration or device; a 401 says that one was not taken."""
-        return [
-            entry
-            for entry in self.requests
-            if entry["call"] == call and entry["status"] != 401 and path_is_about(entry["path"], call, self, case_id)
-        ]
+        return [entry for entry in self.requests_about(case_id, call) if entry["status"] != 401]
+
+    def requests_about(self, case_id: str, call: str) -> Sequence[Mapping[str, Any]]:
+        """The requests of a call about this case's registration or device."""
+        name = _name_in_paths(self.asked[case_id], call)
+        return () if name is None else self._requests_naming.get((call, name), ())
+
+    def dispensation_reads(self, inventory_id: str) -> list[Mapping[str, Any]]:
+        """The requests that were answered with this device's dispensation."""
+        return self._dispensation_reads.get(inventory_id, [])
+
+    def rollbacks(self, inventory_id: str) -> list[float]:
+        """When this device's dispensation was rolled back."""
+        return self._rollbacks.get(inventory_id, [])
+
+    def cases_about(self, entry: Mapping[str, Any], step: StepName) -> Sequence[str]:
+        """The cases of which this step is about what an effect, the step's own or another, happened to."""
+        what = _thing_hit(entry, step)
+        return () if what is None else self._cases_with.get((step, what), ())
+
+    @cached_property
+    def arrivals(self) -> Mapping[int, datetime]:
+        """When each request arrived, by its number."""
+        return {entry["n"]: moment(entry) for entry in self.requests}
+
+    def _thing_of(self, case_id: str, step: StepName) -> int | str | None:
+        return self._contents[case_id] if step is StepName.DND_EXCEPTION else _thing_asked(self.asked[case_id], step)
+
+    @cached_property
+    def _contents(self) -> Mapping[str, str | None]:
+        return {case_id: exception_content(asked) for case_id, asked in self.asked.items()}
+
+    @cached_property
+    def _looks_at_exceptions(self) -> Mapping[str | None, int]:
+        looks: Counter[str | None] = Counter()
+        for case_id, content in self._contents.items():
+            looks[content] += sum(
+                event.step == StepName.DND_EXCEPTION
+                and (event.code == "SENDS_USED_UP" or event.kind.startswith("step_decided"))
+                for event in self.trails[case_id]
+            )
+        return looks
+
+    @cached_property
+    def _effects_on(self) -> Mapping[tuple[StepName, int | str], Sequence[Mapping[str, Any]]]:
+        found = defaultdict(list)
+        for entry in self.effects:
+            step = _STEP_OF.get(entry["effect"])
+            what = None if step is None else _thing_hit(entry, step)
+            if step is not None and what is not None:
+                found[step, what].append(entry)
+        return found
+
+    @cached_property
+    def _cases_with(self) -> Mapping[tuple[StepName, int | str], Sequence[str]]:
+        found = defaultdict(list)
+        for case_id in self.asked:
+            for step in EFFECT_OF:
+                what = self._thing_of(case_id, step)
+                if what is not None:
+                    found[step, what].append(case_id)
+        return found
+
+    @cached_property
+    def _requests_naming(self) -> Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]:
+        found = defaultdict(list)
+        for entry in self.requests:
+            for name in _names_in(entry["path"], entry["call"]):
+                found[entry["call"], name].append(entry)
+        return found
+
+    @cached_property
+    def _dispensation_reads(self) -> Mapping[str, list[Mapping[str, Any]]]:
+        found = defaultdict(list)
+        for entry in self.requests:
+            if entry["call"] == "dispensation" and entry["status"] == 200:
+                for inventory_id in set(_IDS.findall(entry["path"])):
+                    found[inventory_id].append(entry)
+        return found
+
+    @cached_property
+    def _rollbacks(self) -> Mapping[str, list[float]]:
+        found = defaultdict(list)
+        for inventory_id, at in self.rolled_back:
+            found[inventory_id].append(at)
+        return found
 
 
 def gather(ledger: Ledger, control: SandboxControl, effect_log: Path, **known: Any) -> Evidence:
@@ -134,17 +214,39 @@ def thing(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: key[name] for name in chosen if name in key}
 
 
-def is_about(entry: Mapping[str, Any], asked: IntakeRequest, step: StepName, *, any_effect: bool = False) -> bool:
-    """Whether an effect (the step's own, or any) happened to what this step of the request is about."""
-    if not any_effect and entry["effect"] != EFFECT_OF.get(step):
+def is_about(entry: Mapping[str, Any], asked: IntakeRequest, step: StepName) -> bool:
+    """Whether an effect is the step's own, and happened to what this step of the request is about."""
+    if entry["effect"] != EFFECT_OF.get(step):
         return False
-    key = entry["key"]
+    what = _thing_asked(asked, step)
+    return what is not None and what == _thing_hit(entry, step)
+
+
+def _thing_asked(asked: IntakeRequest, step: StepName) -> int | str | None:
+    """What a step of a request is about, as ``_thing_hit`` names it."""
     if step is StepName.REGISTRATION:
-        return asked.registration is not None and key.get("registration_id") == asked.registration.id
+        return None if asked.registration is None else asked.registration.id
     if step is StepName.DEVICE:
-        return asked.device is not None and same_id(str(key.get("inventory_id")), asked.device.inventory_id)
-    content = exception_content(asked)
-    return content is not None and bool(key.get("content_sha256") == content)
+        return None if asked.device is None else _plain(asked.device.inventory_id)
+    return exception_content(asked)
+
+
+def _thing_hit(entry: Mapping[str, Any], step: StepName) -> int | str | None:
+    """Which registration, device or exception's content an effect happened to; None if it does not say one."""
+    key: Mapping[str, Any] = entry["key"]
+    if step is StepName.REGISTRATION:
+        return key.get("registration_id")
+    if step is StepName.DEVICE:
+        return _plain(str(key.get("inventory_id")))
+    return key.get("content_sha256")
+
+
+def _plain(text: str) -> str | None:
+    """The one form of an id; None of what is no id, which is the same as nothing."""
+    try:
+        return normalise_id(text)
+    except ValueError:
+        return None
 
 
 def exception_content(asked: IntakeRequest) -> str | None:
@@ -158,13 +260,20 @@ def _content(body: str) -> str:
     return content_sha256(read_exception(json.loads(body)))
 
 
-def path_is_about(path: str, call: str, evidence: Evidence, case_id: str) -> bool:
-    """Whether a request is about this case's registration or device."""
-    asked = evidence.asked[case_id]
-    if call in ("update_registration", "read_registration"):
-        return asked.registration is not None and path.endswith(f"/{asked.registration.id}")
+def _names_in(path: str, call: str | None) -> Iterable[str]:
+    """The parts of a request's path that may name what it is about: a registration stands last, a subject before others."""
+    parts = path.split("/")[1:]
+    if call in _OF_A_REGISTRATION:
+        return parts[-1:]
+    return dict.fromkeys(parts[:-1])
+
+
+def _name_in_paths(asked: IntakeRequest, call: str) -> str | None:
+    """What names this request's registration or device in the paths of a call."""
+    if call in _OF_A_REGISTRATION:
+        return None if asked.registration is None else str(asked.registration.id)
     # No two cases of one subject ask for different devices in these tests, and a device's path names its subject.
-    return asked.device is not None and f"/{asked.subject.subject_id}/" in path
+    return None if asked.device is None else asked.subject.subject_id
 
 
 def moment(entry: Mapping[str, Any]) -> datetime:

@@ -5,14 +5,17 @@ applied in the one in which a quiet time ends was applied in time.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate, chain
 from math import isinf
+from operator import itemgetter
 from typing import Any, Final
 
 from onboarding.ledger.states import StepName
-from tests.crash.evidence import EFFECT_OF, Evidence, is_about, moment, path_is_about, thing
+from tests.crash.evidence import EFFECT_OF, Evidence, moment, thing
 
 _NEVER: Final = datetime.max.replace(tzinfo=UTC) - timedelta(days=1)
 _RESOLUTION: Final = timedelta(milliseconds=1)
@@ -20,10 +23,11 @@ _STEP_OF: Final[Mapping[str, StepName]] = {
     **{effect: step for step, effect in EFFECT_OF.items()},
     "participants_merged": StepName.REGISTRATION,
 }
+_LISTS: Final = "list_exceptions"
 _LOOKS: Final = {
     StepName.REGISTRATION: "read_registration",
     StepName.DEVICE: "access_code",
-    StepName.DND_EXCEPTION: "list_exceptions",
+    StepName.DND_EXCEPTION: _LISTS,
 }
 
 
@@ -35,13 +39,13 @@ class Applied:
         entry: the effect, as logged.
         intended_at: when the last intent before its request was committed; None if there was none.
         quiet_until: when nobody might apply it any more.
-        seen_at: when a look that could see it was answered, each time.
+        seen_at: when a look that could see it was first answered; None if none was.
     """
 
     entry: Mapping[str, Any]
     intended_at: datetime | None
     quiet_until: datetime
-    seen_at: Sequence[datetime]
+    seen_at: datetime | None
 
     @property
     def late(self) -> bool:
@@ -52,7 +56,7 @@ class Applied:
         """Whether a later attempt had every reason to believe that this one was not applied, and never would be."""
         if later.intended_at is None or not self.late:
             return False
-        seen = any(at < later.intended_at for at in self.seen_at)
+        seen = self.seen_at is not None and self.seen_at < later.intended_at
         return later.intended_at >= self.quiet_until and not seen
 
 
@@ -82,18 +86,21 @@ def applications(evidence: Evidence) -> list[Applications]:
     for entry in evidence.effects:
         if entry["effect"] in _STEP_OF:
             grouped.setdefault((entry["effect"], json.dumps(thing(entry), sort_keys=True)), []).append(entry)
-    arrivals = {request["n"]: moment(request) for request in evidence.requests}
+    lists = _Looks(request for request in evidence.requests if request["call"] == _LISTS)
     found = []
     for (effect, key), entries in grouped.items():
         step = _STEP_OF[effect]
-        cases = [one for one, asked in evidence.asked.items() if is_about(entries[0], asked, step, any_effect=True)]
+        cases = evidence.cases_about(entries[0], step)
         intents = sorted(
             (event.at, event.detail.get("quiet_s", evidence.quiet_s))
             for case_id in cases
             for event in evidence.trails[case_id]
             if event.kind == "step_intent" and event.step == step
         )
-        times = [_applied(entry, arrivals, intents, _looks(evidence, entry, step, cases)) for entry in entries]
+        call = _LOOKS[step]
+        about = (evidence.requests_about(case_id, call) for case_id in cases)
+        looks = lists if call == _LISTS else _Looks(chain.from_iterable(about))
+        times = [_applied(entry, evidence.arrivals, intents, looks) for entry in entries]
         times.sort(key=lambda applied: (applied.intended_at is not None, applied.intended_at, applied.entry["n"]))
         found.append(Applications(effect, json.loads(key), times))
     return found
@@ -109,30 +116,35 @@ def excused(evidence: Evidence) -> int:
     return sum(one.excused() for one in applications(evidence))
 
 
+class _Looks:
+    """Looks at the other side that were answered as they should be, by how many effects there were to be seen."""
+
+    def __init__(self, requests: Iterable[Mapping[str, Any]]) -> None:
+        answered = [
+            (request["effects_before"], moment(request))
+            for request in requests
+            if request["status"] == 200 and not request["faults"]
+        ]
+        answered.sort()
+        self._effects = [effects for effects, _ in answered]
+        self._first = list(accumulate((at for _, at in reversed(answered)), min))[::-1]
+
+    def first_that_sees(self, entry: Mapping[str, Any]) -> datetime | None:
+        """When the first one was answered that was handled after this effect."""
+        place = bisect_left(self._effects, entry["n"])
+        return self._first[place] if place < len(self._first) else None
+
+
 def _applied(
     entry: Mapping[str, Any],
     arrivals: Mapping[int, datetime],
     intents: Sequence[tuple[datetime, float]],
-    seen_at: Sequence[datetime],
+    looks: _Looks,
 ) -> Applied:
-    arrived = arrivals.get(entry["request"], moment(entry))
-    before = [intent for intent in intents if intent[0] <= arrived]
-    if not before:
+    arrived, seen_at = arrivals.get(entry["request"], moment(entry)), looks.first_that_sees(entry)
+    number = bisect_right(intents, arrived, key=itemgetter(0))
+    if not number:
         return Applied(entry, None, _NEVER, seen_at)
-    at, quiet_s = before[-1]
+    at, quiet_s = intents[number - 1]
     until = _NEVER if isinf(quiet_s) else at + timedelta(seconds=quiet_s)
     return Applied(entry, at, until, seen_at)
-
-
-def _looks(evidence: Evidence, entry: Mapping[str, Any], step: StepName, cases: Sequence[str]) -> list[datetime]:
-    """When this effect was there to be seen: looks that were handled after it, and answered as they should be."""
-    call = _LOOKS[step]
-    return [
-        moment(request)
-        for request in evidence.requests
-        if request["call"] == call
-        and request["effects_before"] >= entry["n"]
-        and request["status"] == 200
-        and not request["faults"]
-        and (call == "list_exceptions" or any(path_is_about(request["path"], call, evidence, one) for one in cases))
-    ]
