@@ -11,9 +11,10 @@ from onboarding.clocks import boot_seconds
 from onboarding.errors import LeaseLost, LedgerError
 from onboarding.ledger.claims import ExceptionClaim, take_claims
 from onboarding.ledger.leasing import Closed, Runner
-from onboarding.ledger.states import CaseStatus, ForbiddenTransition, StepStatus
+from onboarding.ledger.states import CaseStatus, ForbiddenTransition, StepName, StepStatus
 from onboarding.ledger.views import Held
 from onboarding.ledger.writes import CaseWrite, Lease
+from onboarding.request import OnboardingRequest
 from tests.ledger.bench import (
     ADDRESSES,
     DEVICE,
@@ -27,6 +28,7 @@ from tests.ledger.bench import (
     other_subject,
     registration_claim,
 )
+from tests.support.requests import LEFT_OUT, request
 
 S = StepStatus
 
@@ -259,6 +261,49 @@ def test_a_write_that_fails_halfway_keeps_nothing(bench: Bench) -> None:
     with pytest.raises(ForbiddenTransition):
         bench.ledger.fenced(lease, change)
     assert bench.content() == before
+
+
+@pytest.mark.parametrize("wanted", [request(), request(device=LEFT_OUT)], ids=["every step", "no device"])
+def test_the_write_that_does_the_last_step_can_finish_the_case(bench: Bench, wanted: OnboardingRequest) -> None:
+    lease = bench.open_and_lease(wanted)
+
+    def do(step: StepName) -> Callable[[CaseWrite], bool]:
+        def change(write: CaseWrite) -> bool:
+            write.step(step).found({})
+            return write.finish_if_done()
+
+        return change
+
+    left = [step for step in StepName if bench.step(lease.case_id, step).status is StepStatus.PENDING]
+    finished = [bench.ledger.fenced(lease, do(step)) for step in left]
+    assert finished == [False] * (len(left) - 1) + [True]
+    assert bench.standing(lease.case_id) == (CaseStatus.DONE, None)
+    assert bench.case(lease.case_id).lease_left_s == 0
+    assert bench.kinds(lease.case_id)[-2:] == ["step_found", "case_finished"]
+
+
+def find_all(write: CaseWrite) -> None:
+    for step in StepName:
+        write.step(step).found({})
+
+
+def test_a_write_that_does_no_step_finishes_no_case(bench: Bench) -> None:
+    lease = bench.open_and_lease()
+    bench.ledger.fenced(lease, find_all)
+    assert not bench.ledger.fenced(lease, lambda write: write.finish_if_done())
+    assert bench.standing(lease.case_id) == (CaseStatus.READY, None)
+
+
+def test_a_write_that_gives_the_case_to_a_person_does_not_finish_it(bench: Bench) -> None:
+    lease = bench.open_and_lease()
+
+    def change(write: CaseWrite) -> bool:
+        find_all(write)
+        write.need_attention("LOOK")
+        return write.finish_if_done()
+
+    assert not bench.ledger.fenced(lease, change)
+    assert bench.standing(lease.case_id) == (CaseStatus.ATTENTION, "LOOK")
 
 
 def test_a_case_is_not_finished_while_a_step_is_left(bench: Bench) -> None:

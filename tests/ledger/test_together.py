@@ -179,6 +179,35 @@ def test_steps_that_end_in_one_write_settle_the_claims_of_each(bench: Bench) -> 
     assert [bench.claim(key)["state"] for key in ("registration 1", "inventory 1")] == ["done", "done"]
 
 
+def test_a_claim_that_one_case_leaves_unknown_is_held_for_the_next_in_the_same_transaction(bench: Bench) -> None:
+    first, second = leases(bench, 2)
+    claim = registration_claim("A")
+    bench.ledger.fenced(first, lambda write: take_claims(write, [claim]))
+
+    def leave_unknown(write: CaseWrite) -> None:
+        write.step(REGISTRATION).intend(INTENT)
+        write.step(REGISTRATION).inconclusive("CHANGED_BY_SOMEONE_ELSE")
+
+    works: list[Fenced[Any]] = [
+        Fenced(first, leave_unknown),
+        Fenced(second, lambda write: take_claims(write, [claim]), [claim]),
+    ]
+    _, held = bench.together(works)
+    assert isinstance(held, Held)
+    row = bench.claim("registration 1")
+    assert (row["state"], row["holder_case"], row["effect_id"]) == ("unknown", first.case_id, None)
+
+
+def test_a_write_sees_the_claim_that_it_took(bench: Bench) -> None:
+    (lease,) = leases(bench, 1)
+
+    def take_and_look(write: CaseWrite) -> bool:
+        assert isinstance(ExceptionClaim.take(write, "content"), ExceptionClaim)
+        return ExceptionClaim.seen(write, "content").is_mine
+
+    assert bench.ledger.fenced(lease, take_and_look)
+
+
 def test_cases_whose_steps_end_in_one_transaction_settle_the_claims_of_each(bench: Bench) -> None:
     first, second = leases(bench, 2)
     other = ClaimKey(ClaimKind.REGISTRATION, "registration 2", "B")
@@ -373,6 +402,14 @@ def test_a_lease_does_not_guess_how_long_an_intent_is_quiet_yet(bench: Bench) ->
     bench.bring(lease, REGISTRATION, StepStatus.OPEN)
     assert lease.known(REGISTRATION) is None
     assert lease.known(DEVICE) is not None
+
+
+def test_a_lease_knows_a_step_that_is_done_however_long_its_intent_is_quiet_yet(bench: Bench) -> None:
+    (lease,) = leases(bench, 1)
+    bench.ledger.fenced(lease, register)
+    known = lease.known(REGISTRATION)
+    assert known is not None
+    assert (known.status, known.intent.quiet_left_s) == (StepStatus.DONE, 0)
 
 
 def test_steps_that_a_lease_does_not_remember_are_read(bench: Bench) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, Engine, event
 
 from onboarding.errors import IdentityConflict, LeaseLost, LedgerError
 from onboarding.ledger import together
@@ -169,3 +170,22 @@ def test_what_needs_to_see_its_own_writes_is_done_under_the_lock(sqlite_bench: B
     assert sqlite_bench.ledger.work_together(works) == [None, None]
     row = sqlite_bench.claim("registration 1")
     assert (row["state"], row["holder_case"], row["effect_id"]) == ("done", second.case_id, first.case_id)
+
+
+def test_nothing_is_written_before_the_lock_is_taken(sqlite_bench: Bench) -> None:
+    first, second = two_leases(sqlite_bench)
+    sqlite_bench.ledger.fenced(first, claims(registration_claim("A")))
+    written: list[bool] = []
+
+    def note(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith(("INSERT", "UPDATE", "DELETE")):
+            written.append(connection.get_execution_options().get("onboarding_writes", False))
+
+    works: list[Work] = [Fenced(first, register), Fenced(second, claims(registration_claim("A")))]
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        sqlite_bench.ledger.work_together(works)
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    assert written
+    assert all(written)
