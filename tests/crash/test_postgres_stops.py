@@ -241,7 +241,7 @@ class WatchedStore(Store):
 async def test_a_lease_is_renewed_once_the_database_is_back_if_it_has_not_ended_by_then(
     stoppable: StoppablePostgres,
 ) -> None:
-    async with world(stoppable, lease_seconds=8) as lab:
+    async with world(stoppable, lease_seconds=20) as lab:
         store = WatchedStore(lab.environment["ONBOARDING_LEDGER_URL"])
         settings = load_settings(lab.environment)
         connections = load_connections(settings, lab.environment)
@@ -253,7 +253,7 @@ async def test_a_lease_is_renewed_once_the_database_is_back_if_it_has_not_ended_
         ):
             stoppable.stop_immediately()
             first_end = session.lease.valid_until
-            assert await asyncio.to_thread(store.failed.wait, 8)
+            assert await asyncio.to_thread(store.failed.wait, 20)
             stoppable.start()
             while session.lease.valid_until == first_end:
                 assert boot_seconds() < first_end, "it was not renewed in time"
