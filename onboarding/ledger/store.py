@@ -156,10 +156,6 @@ class Store:
 
         return self.read(look)
 
-    def schema_version(self) -> str | None:
-        """The version of the schema that stands, or None when there is none."""
-        return self.read(schema_version)
-
     def is_blank(self) -> bool:
         """Whether the database holds no table at all: an SQLite file that another process is about to fill."""
         return self.read(lambda c: not inspect(c).get_table_names())

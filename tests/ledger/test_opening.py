@@ -6,15 +6,18 @@ from datetime import datetime, timedelta
 from threading import Barrier
 
 import pytest
+from sqlalchemy import Connection
 
 from onboarding.errors import BadInput, LeaseLost, LedgerError, RequestConflict
 from onboarding.intake import parse_request
+from onboarding.ledger import opening
 from onboarding.ledger.claims import ClaimKey, ClaimKind, release_all, take_claims
-from onboarding.ledger.preparing import stored_request
+from onboarding.ledger.preparing import NewCases, insert_cases, new_cases, prepare, stored_request
 from onboarding.ledger.states import CaseStatus, StepStatus
 from onboarding.ledger.writes import CaseWrite
 from onboarding.request import OnboardingRequest
 from tests.ledger.bench import (
+    ADDRESSES,
     DEVICE,
     EXCEPTION,
     INTENT,
@@ -68,6 +71,22 @@ def test_the_same_request_never_retries_a_refusal_by_itself(bench: Bench) -> Non
     bench.open()
     assert bench.standing(lease.case_id) == (CaseStatus.ATTENTION, "LOOK")
     assert bench.statuses(lease.case_id)[0] is S.REFUSED
+
+
+def test_a_case_that_another_runner_opened_after_the_look_is_found(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def another_first(connection: Connection, new: NewCases) -> set[str]:
+        key = bench.ledger.key
+        others = new_cases(key, [prepare(key, request())], ADDRESSES, actor="another", batch_id=None)
+        assert insert_cases(connection, others) == set(others.cases)
+        return insert_cases(connection, new)
+
+    monkeypatch.setattr(opening, "insert_cases", another_first)
+    opened = bench.opened()
+    assert opened.created is False
+    assert [event.actor for event in bench.ledger.events(opened.case_id)] == ["another"]
+    assert {table: len(bench.content()[table]) for table in ("case", "step")} == {"case": 1, "step": 4}
 
 
 @pytest.mark.parametrize(
