@@ -289,8 +289,13 @@ def find_all(write: CaseWrite) -> None:
 
 def test_a_write_that_does_no_step_finishes_no_case(bench: Bench) -> None:
     lease = bench.open_and_lease()
+
+    def look(write: CaseWrite) -> bool:
+        assert write.step(EXCEPTION).status is S.DONE
+        return write.finish_if_done()
+
     bench.ledger.fenced(lease, find_all)
-    assert not bench.ledger.fenced(lease, lambda write: write.finish_if_done())
+    assert not bench.ledger.fenced(lease, look)
     assert bench.standing(lease.case_id) == (CaseStatus.READY, None)
 
 

@@ -198,6 +198,32 @@ def test_a_claim_that_one_case_leaves_unknown_is_held_for_the_next_in_the_same_t
     assert (row["state"], row["holder_case"], row["effect_id"]) == ("unknown", first.case_id, None)
 
 
+def test_a_claim_that_one_case_gives_back_is_as_good_as_new_for_the_next_in_the_same_transaction(bench: Bench) -> None:
+    first, second = leases(bench, 2)
+    bench.ledger.fenced(first, lambda write: take_claims(write, [registration_claim("A")]))
+    claim = registration_claim("B")
+    works: list[Fenced[Any]] = [
+        Fenced(first, lambda write: write.step(REGISTRATION).refuse("CPR_DUP_PPID")),
+        Fenced(second, lambda write: take_claims(write, [claim]), [claim]),
+    ]
+    assert bench.together(works) == [None, None]
+    row = bench.claim("registration 1")
+    found = (row["state"], row["holder_case"], row["bound_to"], row["effect_id"])
+    assert found == ("held", second.case_id, "B", None)
+
+
+def test_a_case_whose_lease_is_renewed_in_the_same_transaction_keeps_its_exception(bench: Bench) -> None:
+    first, second = leases(bench, 2)
+
+    def take(write: CaseWrite) -> str:
+        taken = ExceptionClaim.take(write, "content")
+        return taken.by_case if isinstance(taken, Held) else "mine"
+
+    assert bench.ledger.fenced(first, take) == "mine"
+    bench.clock.advance(LEASE_S + 1)  # nobody has taken the case since, so it may still be renewed
+    assert bench.together([Fenced(first, lambda _write: None), Fenced(second, take)]) == [None, first.case_id]
+
+
 def test_a_write_sees_the_claim_that_it_took(bench: Bench) -> None:
     (lease,) = leases(bench, 1)
 
