@@ -119,7 +119,7 @@ class _Together:
     def write(self, connection: Connection) -> list[_Part]:
         """Do it all under the locks of this transaction."""
         rows, parts = self._do(connection, ahead=False)
-        rows.ready().write(connection)
+        rows.write()
         return parts
 
     def ahead(self) -> Callable[[Connection], list[_Part]]:
