@@ -4,7 +4,7 @@ SQLAlchemy takes longer to execute a statement, and far longer to compile one, t
 and its types are asked once; then only the values are bound, by those types, and handed to the driver.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -16,6 +16,8 @@ from onboarding.ledger.columns import Row
 from onboarding.ledger.tables import UtcDateTime
 
 _Convert = Callable[[Any], Any] | None
+CHUNK: Final = 400
+"""Keys in one statement: databases bound the number of its values."""
 
 
 @dataclass(frozen=True)
@@ -106,3 +108,18 @@ class FixedRows:
             }
             for row in result
         ]
+
+    def by(self, connection: Connection, column: str, keys: Sequence[str], lock: str = "") -> Iterator[Row]:
+        """The rows with one of ``keys`` in a column, in its order; ``lock``: what PostgreSQL is told of locking them."""
+        text = f"SELECT {self.names} FROM {self.columns[0].table.name} WHERE {column}"  # noqa: S608 - names of ours
+        for start in range(0, len(keys), CHUNK):
+            some = keys[start : start + CHUNK]
+            if connection.dialect.name == "sqlite":
+                yield from self.read(connection, f"{text} IN ({marks(some)}) ORDER BY {column}", tuple(some))
+            else:
+                yield from self.read(connection, f"{text} = ANY (%s) ORDER BY {column} {lock}", (list(some),))
+
+
+def marks(values: Sequence[object], each: str = "?") -> str:
+    """SQLite's marks for so many values."""
+    return ", ".join([each] * len(values))

@@ -161,21 +161,11 @@ def insert_cases(connection: Connection, new: NewCases) -> set[str]:
     # In one order everywhere, so that two transactions cannot wait for each other at the index.
     cases = sorted(new.cases.values(), key=lambda case: str(case["business_key"]))
     _ADD_CASES[connection.dialect.name].run(connection, cases)
-    made = _standing(connection, list(new.cases))  # not every driver counts what it inserted
+    made = {row["id"] for row in _ID.by(connection, "id", list(new.cases))}  # not every driver counts what it inserted
     if made:
         _ADD_EVENTS.run(connection, [event for case_id, event in new.events.items() if case_id in made])
         _ADD_STEPS.run(connection, [step for case_id in new.steps if case_id in made for step in new.steps[case_id]])
     return made
-
-
-def _standing(connection: Connection, case_ids: Sequence[str]) -> set[str]:
-    """Which of these cases there are."""
-    select = f"SELECT {_ID.names} FROM {CASES.name} WHERE id"  # noqa: S608 - names of ours
-    if connection.dialect.name == "sqlite":
-        found = _ID.read(connection, f"{select} IN ({', '.join('?' * len(case_ids))})", tuple(case_ids))
-    else:
-        found = _ID.read(connection, f"{select} = ANY (%s)", (list(case_ids),))
-    return {row["id"] for row in found}
 
 
 def _case_values(prepared: Prepared, addresses: Addresses, now: datetime) -> Row:

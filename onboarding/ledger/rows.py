@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql
 
 from onboarding.clocks import utc_now
 from onboarding.ledger.columns import CASES, CLAIMS, EVENTS, STEPS, Row
-from onboarding.ledger.fixed import FixedRows, FixedWrite, Ready
+from onboarding.ledger.fixed import CHUNK, FixedRows, FixedWrite, Ready, marks
 from onboarding.ledger.states import CLAIM_ENDS, ENDS_WITHOUT_HOLDER, ClaimEnd, ClaimState, StepName
 
 Settled = tuple[str, str, ClaimEnd]
@@ -88,7 +88,6 @@ def _after(end: ClaimEnd, case_id: Any) -> Row:
 
 
 _SETTLE: Final = {end: _settling(end) for end in ClaimEnd}
-_CHUNK: Final = 400  # databases bound the number of values in one statement
 
 
 class NotAhead(Exception):
@@ -151,7 +150,7 @@ class Rows:
     def request_sealed(self, case_id: str) -> bytes:
         """The case's request, encrypted."""
         if case_id not in self._requests:
-            found = self._of_cases(_REQUEST, CASES.name, "id", sorted(self._taken | {case_id}))
+            found = _REQUEST.by(self.connection, "id", sorted(self._taken | {case_id}))
             self._requests |= {row["id"]: row["request_sealed"] for row in found}
         return self._requests[case_id]
 
@@ -165,7 +164,7 @@ class Rows:
             self._steps.know(place, known)
         if place not in self._steps.now:
             wanted = sorted(self._taken | {case_id})  # cases that are taken need all of their steps
-            for row in self._of_cases(_STEP, STEPS.name, "case_id", wanted):
+            for row in _STEP.by(self.connection, "case_id", wanted):
                 self._steps.know((row["case_id"], row["name"]), row)
         return self._steps.now[place]
 
@@ -182,34 +181,19 @@ class Rows:
         known = self._cases.now.get(case_id)
         if known is not None:
             return known
-        (row,) = self._of_cases(_LEASE, CASES.name, "id", [case_id])
+        (row,) = _LEASE.by(self.connection, "id", [case_id])
         self._leases_seen[case_id] = row
         return row
 
     def stand(self, connection: Connection) -> bool:
         """Whether everything that was read ahead stands as it was read; what is said holds for as long as the write lock."""
         self.connection = connection
-        cases = {row["id"]: row for row in self._of_cases(_STANDS, CASES.name, "id", sorted(self._cases.read))}
+        cases = {row["id"]: row for row in _STANDS.by(connection, "id", sorted(self._cases.read))}
         return (
             all(_agree(cases.get(case_id), row) for case_id, row in self._cases.read.items())
             and self._claims_now(sorted(self._claims_seen)) == self._claims_seen
-            and all(
-                [*self._of_cases(_LEASE, CASES.name, "id", [case_id])] == [row]
-                for case_id, row in self._leases_seen.items()
-            )
+            and all([*_LEASE.by(connection, "id", [case_id])] == [row] for case_id, row in self._leases_seen.items())
         )
-
-    def _of_cases(
-        self, rows: FixedRows, table: str, column: str, case_ids: Sequence[str], lock: str = ""
-    ) -> Iterator[Row]:
-        """The rows of these cases in the order of their ids, a few hundred at a time."""
-        for start in range(0, len(case_ids), _CHUNK):
-            some = case_ids[start : start + _CHUNK]
-            text = f"SELECT {rows.names} FROM {table} WHERE {column}"  # noqa: S608 - names of ours
-            if self._is_sqlite:
-                yield from rows.read(self.connection, f"{text} IN ({_marks(some)}) ORDER BY {column}", tuple(some))
-            else:
-                yield from rows.read(self.connection, f"{text} = ANY (%s) ORDER BY {column} {lock}", (list(some),))
 
     def _read_cases(self, case_ids: Sequence[str]) -> None:
         if self._ahead:  # whether these stand is looked at later
@@ -226,7 +210,7 @@ class Rows:
 
     def _locked_cases(self, rows: FixedRows, case_ids: Sequence[str]) -> Iterator[Row]:
         lock = "FOR UPDATE SKIP LOCKED" if self._skip_locked else "FOR UPDATE"
-        return self._of_cases(rows, CASES.name, "id", case_ids, lock)
+        return rows.by(self.connection, "id", case_ids, lock)
 
     def _read_claims(self, places: Sequence[ClaimId]) -> None:
         if self._settled and self._ahead:
@@ -245,12 +229,12 @@ class Rows:
     def _claims_now(self, places: Sequence[ClaimId]) -> dict[ClaimId, Row | None]:
         """These claims as they stand, locked; None for what nobody ever claimed."""
         found: dict[ClaimId, Row | None] = dict.fromkeys(places)
-        for start in range(0, len(places), _CHUNK):
-            some = places[start : start + _CHUNK]
+        for start in range(0, len(places), CHUNK):
+            some = places[start : start + CHUNK]
             text = f"SELECT {_CLAIM.names} FROM {CLAIMS.name} WHERE (kind, key) IN "  # noqa: S608 - names of ours
             if self._is_sqlite:
                 # Given the VALUES themselves, SQLite would look through the whole table.
-                pairs = f"(SELECT * FROM (VALUES {_marks(some, '(?, ?)')}))"  # noqa: S608 - marks alone
+                pairs = f"(SELECT * FROM (VALUES {marks(some, '(?, ?)')}))"  # noqa: S608 - marks alone
                 rows = _CLAIM.read(self.connection, f"{text} {pairs}", tuple(chain(*some)))
             else:
                 pairs, lists = (
@@ -380,10 +364,6 @@ class Sheet(Generic[K]):
             if changed:
                 found[place] = changed
         return found
-
-
-def _marks(values: Sequence[object], each: str = "?") -> str:
-    return ", ".join([each] * len(values))
 
 
 def ends_of(claim: Row, settled: Sequence[Settled]) -> list[ClaimEnd]:
