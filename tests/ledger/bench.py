@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +84,12 @@ class Bench:
     def content(self) -> Mapping[str, list[str]]:
         """Every row of every table."""
         return {table: sorted(repr(row) for row in self.sql(f"SELECT * FROM onboarding_{table}")) for table in TABLES}
+
+    def until_it_waits(self, work: Future[Any]) -> None:
+        """Return once ``work``, which is under way, waits for a lock of somebody else (PostgreSQL, which tells)."""
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        while not self.sql(waits)[0]["count"]:
+            assert not work.done()
 
     def let_the_trail_be_changed(self) -> None:
         """Get around what keeps the trail append-only, as an owner of the database can."""

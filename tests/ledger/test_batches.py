@@ -298,9 +298,7 @@ def test_a_file_that_is_being_released_by_somebody_else_is_theirs(postgres_bench
         said = "UPDATE onboarding_batch SET state = 'releasing', file_digest = %s, rows = 1 WHERE id = %s"
         somebody.exec_driver_sql(said, (FILE, theirs))
         released = thread.submit(releasing.release, bench.ledger, ours, FILE, 1)
-        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        while not bench.sql(waits)[0]["count"]:
-            assert not released.done()
+        bench.until_it_waits(released)
         somebody.commit()
         assert released.result(30) == theirs
     assert standings(bench.ledger, theirs) == [R.OPENED]

@@ -6,13 +6,11 @@ from datetime import datetime, timedelta
 from threading import Barrier
 
 import pytest
-from sqlalchemy import Connection
 
 from onboarding.errors import BadInput, LeaseLost, LedgerError, RequestConflict
 from onboarding.intake import parse_request
-from onboarding.ledger import opening
 from onboarding.ledger.claims import ClaimKey, ClaimKind, release_all, take_claims
-from onboarding.ledger.preparing import NewCases, insert_cases, new_cases, prepare, stored_request
+from onboarding.ledger.preparing import insert_cases, new_cases, prepare, stored_request
 from onboarding.ledger.states import CaseStatus, StepStatus
 from onboarding.ledger.writes import CaseWrite
 from onboarding.request import OnboardingRequest
@@ -73,18 +71,19 @@ def test_the_same_request_never_retries_a_refusal_by_itself(bench: Bench) -> Non
     assert bench.statuses(lease.case_id)[0] is S.REFUSED
 
 
-def test_a_case_that_another_runner_opened_after_the_look_is_found(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def another_first(connection: Connection, new: NewCases) -> set[str]:
-        key = bench.ledger.key
-        others = new_cases(key, [prepare(key, request())], ADDRESSES, actor="another", batch_id=None)
-        assert insert_cases(connection, others) == set(others.cases)
-        return insert_cases(connection, new)
-
-    monkeypatch.setattr(opening, "insert_cases", another_first)
-    opened = bench.opened()
-    assert opened.created is False
+@pytest.mark.postgres
+def test_a_case_that_another_runner_opens_at_the_same_time_is_found(postgres_bench: Bench) -> None:
+    bench = postgres_bench  # SQLite lets nobody look while another one opens
+    others = new_cases(
+        bench.ledger.key, [prepare(bench.ledger.key, request())], ADDRESSES, actor="another", batch_id=None
+    )
+    with ThreadPoolExecutor(1) as thread:
+        with bench.engine.begin() as another:
+            assert insert_cases(another, others) == set(others.cases)
+            opening = thread.submit(bench.opened)  # which sees nothing of it yet
+            bench.until_it_waits(opening)
+        opened = opening.result(30)
+    assert ({opened.case_id}, opened.created) == (set(others.cases), False)
     assert [event.actor for event in bench.ledger.events(opened.case_id)] == ["another"]
     assert {table: len(bench.content()[table]) for table in ("case", "step")} == {"case": 1, "step": 4}
 
