@@ -13,10 +13,9 @@ from tests.support.requests import request
 
 
 @pytest.fixture(autouse=True)
-def _nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(ahead, "_start_senders", lambda: None)
-    monkeypatch.setattr(gc, "freeze", lambda: None)
+def _nothing_stays() -> Iterator[None]:
     yield
+    gc.unfreeze()
     if (ledger := opened_ledger()) is not None:
         ledger.close()
 
@@ -25,6 +24,7 @@ def _nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 async def test_the_ledger_is_opened_once_and_handed_over_once(lab: FlowLab) -> None:
     get_ready(here=True)
     get_ready(here=True)
+    assert gc.get_freeze_count() > 0
     ledger = opened_ledger()
     assert ledger is not None
     assert ledger.key.key_id == lab.bench.ledger.key.key_id
@@ -47,6 +47,8 @@ async def test_a_process_that_was_not_started_for_one_run_opens_nothing(lab: Flo
     assert opened_ledger() is None
 
 
+@pytest.mark.prefect
+@pytest.mark.usefixtures("lab")
 def test_a_ledger_that_cannot_be_opened_is_left_to_the_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONBOARDING_LEDGER_URL", f"sqlite:///{tmp_path}/file/ledger.db")
     (tmp_path / "file").touch()
