@@ -4,6 +4,7 @@ import hmac
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,6 +12,8 @@ from cli.prefect_api import Answer, NoAnswer, PrefectApi
 from onboarding.endings import ENDINGS, EXIT_FAULT, EXIT_WAITING, Ending
 from onboarding.errors import BadInput, BadSettings, OnboardingError
 from onboarding.fields import compact_json
+from onboarding.intake import parse_request
+from onboarding.request import canonical_json
 
 _LOOK_S: Final = 1.0
 _KEYS_A_LOOK: Final = 100
@@ -56,7 +59,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Started:
-    """A run that was started, or that stood already under this key."""
+    """A run that was started, or that stood already under this key.
+
+    Attributes:
+        created: whether the API called it new. It does so to each of those who ask with one key at the very same moment,
+            and to nobody if its answer was lost.
+    """
 
     run: Run
     key: str
@@ -85,7 +93,7 @@ def start(api: PrefectApi, wanted: Wanted, key: str | None) -> Started:
         BadSettings: there is no such deployment or no Prefect API, or the log-in is refused.
     """
     try:
-        deployment_id = _deployment_id(api, wanted.deployment)
+        deployment_id, defaults = _deployment(api, wanted.deployment)
         key = key or _next_key(api, deployment_id, wanted.same_if)
     except NoAnswer as error:
         raise NotStarted(f"{error.why}. No run was started; give the same command again.") from None
@@ -98,7 +106,8 @@ def start(api: PrefectApi, wanted: Wanted, key: str | None) -> Started:
         raise _refused(answer)
     if not isinstance(answer.content, dict) or not {"id", "parameters"} <= answer.content.keys():
         raise api.is_no_api()
-    if answer.status == 200 and _meant(answer.content["parameters"]) != _meant(wanted.parameters):
+    # Of a run called new, too: it may be that of another caller, who asked with this key at the very same moment.
+    if not _is_wanted(answer.content["parameters"], wanted.parameters, defaults):
         what = f"it belongs to run {answer.content['id']}, which has other parameters; nothing was started."
         raise BadInput([f"--idempotency-key: {what} Give another key, or none."])
     return Started(_run(answer.content), key, created=answer.status == 201)
@@ -124,14 +133,15 @@ def follow(api: PrefectApi, run: Run, ends: float | None, tell: Callable[[Run], 
     return run
 
 
-def _deployment_id(api: PrefectApi, name: str) -> str:
+def _deployment(api: PrefectApi, name: str) -> tuple[str, Mapping[str, Any]]:
+    """Its id, and the parameters that it adds where a caller names none."""
     answer = api.get(f"deployments/name/{name}")
     if answer.status == 404:
         what = f"there is no deployment {name} at {api.address}; 'onboard setup' makes it, and 'onboard up' serves it."
         raise BadSettings([f"PREFECT_API_URL: {what}"])
     if answer.status != 200 or not isinstance(answer.content, dict) or "id" not in answer.content:
         raise api.is_no_api()
-    return str(answer.content["id"])
+    return str(answer.content["id"]), answer.content.get("parameters") or {}
 
 
 def _next_key(api: PrefectApi, deployment_id: str, same_if: str) -> str:
@@ -170,9 +180,21 @@ def _run(content: Mapping[str, Any]) -> Run:
     )
 
 
+def _is_wanted(found: Mapping[str, Any], wanted: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
+    """Whether a run's parameters mean what is wanted, with or without what the deployment adds."""
+    # A default that is an object may be a template, which the server fills in: only the run tells what came of it.
+    added = {name: found.get(name) if isinstance(value, dict) else value for name, value in defaults.items()}
+    return _meant(found) in (_meant(wanted), _meant({**added, **wanted}))
+
+
 def _meant(parameters: Mapping[str, Any]) -> str:
-    """Parameters without what says as much as nothing."""
-    return compact_json({name: value for name, value in parameters.items() if value is not None and value is not False})
+    """Parameters in one spelling, without what says as much as nothing."""
+    said = {name: value for name, value in parameters.items() if value is not None and value is not False}
+    if isinstance(said.get("request"), dict):
+        # What cannot be read stays as it is; nothing that is wanted equals it.
+        with suppress(BadInput):
+            said["request"] = canonical_json(parse_request(said["request"])).decode()
+    return compact_json(said)
 
 
 def _refused(answer: Answer) -> OnboardingError:

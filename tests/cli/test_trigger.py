@@ -406,6 +406,64 @@ async def test_a_key_of_ones_own_stands_for_one_run_for_ever(
     assert len(api.known) == 1
 
 
+@pytest.mark.parametrize("key", ["monday-17", None])
+async def test_a_run_that_is_called_new_but_is_another_callers_with_another_request_is_no_start(
+    api: ScriptedApi, installation: Installation, capsys: pytest.CaptureFixture[str], key: str | None
+) -> None:
+    # Two who ask with one key at the very same moment are both told 201, for the one run.
+    api.starts = answers(201, run(7, parameters={"request": example(subject__subject_id="F" * 32)}))
+    ran = await api.carried_out(capsys, installation.request(), key=key)
+    assert (ran.status, ran.out) == (2, "")
+    assert "it belongs to run run-7, which has other parameters; nothing was started" in ran.said[0]
+
+
+@pytest.mark.parametrize("status", [200, 201])
+@pytest.mark.parametrize("key", ["monday-17", None])
+async def test_another_spelling_of_the_request_is_the_same_request(
+    api: ScriptedApi, installation: Installation, capsys: pytest.CaptureFixture[str], status: int, key: str | None
+) -> None:
+    stands = example(dnd_exception__countries=["US", "DE"], registration__allow_merge=False)
+    api.starts = answers(status, run(7, parameters={"request": stands}))
+    ran = await api.carried_out(capsys, installation.request(dnd_exception__countries=["DE", "US"]), key=key)
+    assert (ran.status, ran.err) == (0, "")
+    assert "run run-7: " in ran.out
+
+
+@pytest.mark.parametrize("status", [200, 201])
+@pytest.mark.parametrize(
+    ("defaults", "added"),
+    [
+        ({"case_id": None, "dry_run": True}, {"case_id": None, "dry_run": True}),
+        ({"dry_run": {"__prefect_kind": "workspace_variable", "variable_name": "dry"}}, {"dry_run": True}),
+        ({"dry_run": True}, {}),
+    ],
+    ids=["plain", "template", "set since"],
+)
+async def test_what_the_deployment_adds_makes_no_other_request_of_it(
+    api: ScriptedApi,
+    installation: Installation,
+    capsys: pytest.CaptureFixture[str],
+    status: int,
+    defaults: dict[str, Any],
+    added: dict[str, Any],
+) -> None:
+    api.finds = answers(200, {"id": DEPLOYMENT_ID, "parameters": defaults})
+    api.starts = answers(status, run(7, parameters={"request": example(), **added}))
+    ran = await api.carried_out(capsys, installation.request(), key="monday-17")
+    assert (ran.status, ran.err) == (0, "")
+    case = await api.carried_out(capsys, None, case=CASE, key="monday-17")
+    assert case.status == 2, "what was asked is still compared"
+
+
+async def test_a_run_whose_request_cannot_be_read_is_not_the_one_wanted(
+    api: ScriptedApi, installation: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.starts = answers(200, run(7, parameters={"request": {"subject": MARKER}}))
+    ran = await api.carried_out(capsys, installation.request(), key="monday-17")
+    assert ran.status == 2
+    assert MARKER not in ran.err
+
+
 def ended(kind: str, name: str, message: str | None, *, tagged: bool = True) -> Any:
     tags = ["onboarding", f"case:{CASE}", f"study:{STUDY_ID}"] if tagged else ["onboarding"]
     return answers(200, run(state=(kind, name, message), tags=tags))
