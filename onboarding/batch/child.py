@@ -14,7 +14,8 @@ import os
 import signal
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -58,6 +59,17 @@ class Answer(BaseModel):
     closed_for_s: float = 0.0
     gone: str | None = None
     log: tuple[int, str, str] | None = None
+
+
+@contextmanager
+def seldom_collecting() -> Iterator[None]:
+    """Look for garbage in cycles seldom: thousands of cases leave few, and to look as often as usual costs much of the work."""
+    usual = gc.get_threshold()
+    gc.set_threshold(_COLLECTED_AFTER, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 def _plain(value: object) -> Any:
@@ -131,11 +143,10 @@ async def _until_terminated() -> None:
 
 
 def _main() -> int:
-    # Thousands of cases leave few cycles: looked for as often as usual, they cost a fifteenth of all the work.
     gc.freeze()
-    gc.set_threshold(_COLLECTED_AFTER)
     try:
-        asyncio.run(_until_terminated())
+        with seldom_collecting():
+            asyncio.run(_until_terminated())
     except Exception as error:  # noqa: BLE001 - its text may hold anything
         print(f"a process of a batch ended: {type(error).__name__}", file=sys.stderr)  # noqa: T201 - nobody else can say it
         return 1

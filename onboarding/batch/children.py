@@ -2,7 +2,7 @@
 
 One process works as fast as one processor. The ledger's leases and claims keep these apart, as they keep machines apart; all
 that goes between them is which case is next, and how it ended. A process that dies is replaced, and its cases are worked by
-whoever finds them due.
+whoever finds them due. This process is one of them, with a workbench of its own for that: it can begin at once.
 """
 
 import asyncio
@@ -15,15 +15,15 @@ from contextlib import asynccontextmanager, suppress
 from time import monotonic
 from typing import Final
 
-from onboarding.batch.child import Answer, Start
+from onboarding.batch.child import Answer, Start, seldom_collecting
 from onboarding.batch.engine import Hands, Here, Worked
 from onboarding.errors import OnboardingError
 from onboarding.ledger.store import StoreGone
 from onboarding.settings import PREFIX, Settings
-from onboarding.workbench import Workbench
+from onboarding.workbench import Workbench, open_workbench
 
 WORTH_IT: Final = 500
-"""Cases from which on more processes are started: each takes about a second to begin."""
+"""Cases from which on other processes are started: each takes about a second to begin."""
 
 PROCESS_ENDED: Final = "PROCESS_ENDED"
 """In place of a case's ending: the process that worked on it is gone."""
@@ -51,10 +51,22 @@ async def hands_for(bench: Workbench, cases: int) -> AsyncIterator[Hands]:
 
 
 @asynccontextmanager
-async def several(bench: Workbench, number: int) -> AsyncIterator["Children"]:
-    """So many processes, with this one's settings and connections; they have ended when the block has."""
+async def several(bench: Workbench, number: int) -> AsyncIterator["Crew"]:
+    """So many processes, this one among them; the others have ended when the block has."""
+    settings, runner = share(bench.settings, number), bench.runner
+    async with (
+        others(bench, settings, number - 1) as children,
+        open_workbench(settings, bench.connections, actor=runner.actor, flow_run_id=runner.flow_run_id) as mine,
+    ):
+        with seldom_collecting():
+            yield Crew(Here(mine), children)
+
+
+@asynccontextmanager
+async def others(bench: Workbench, settings: Settings, number: int) -> AsyncIterator["Children"]:
+    """So many other processes, with this one's connections; they have ended when the block has."""
     start = Start(
-        settings=share(bench.settings, number),
+        settings=settings,
         connections=bench.connections,
         actor=bench.runner.actor,
         flow_run_id=bench.runner.flow_run_id,
@@ -87,8 +99,32 @@ def share(settings: Settings, number: int) -> Settings:
     )
 
 
+class Crew:
+    """This process and others; each case goes to whoever has the fewest in hand."""
+
+    def __init__(self, here: Here, others: "Children") -> None:
+        self.processes: Final = 1 + others.processes
+        self.others: Final = others
+        self._here = here
+        self._in_hand = 0
+
+    async def work(self, case_id: str) -> Worked:
+        """Have a case worked to an ending. Raises ``StoreGone`` if the ledger cannot be used."""
+        if self._in_hand > self.others.fewest_in_hand:
+            return await self.others.work(case_id)
+        self._in_hand += 1
+        try:
+            return await self._here.work(case_id)
+        finally:
+            self._in_hand -= 1
+
+    def closed_for_s(self) -> float:
+        """Seconds for which one of the vendors is to be left alone; 0 if both may be asked."""
+        return max(self._here.closed_for_s(), self.others.closed_for_s())
+
+
 class Children:
-    """The processes; each case goes to the one that has the fewest in hand. ``deaths``: so many are replaced."""
+    """Other processes; each case goes to the one that has the fewest in hand. ``deaths``: so many are replaced."""
 
     def __init__(self, start: bytes, number: int, *, deaths: int = 10) -> None:
         self.processes: Final = number
@@ -111,6 +147,11 @@ class Children:
         await self._replace()
         child = min(self._children, key=lambda one: one.in_hand)
         return await child.work(case_id)
+
+    @property
+    def fewest_in_hand(self) -> int:
+        """Cases that the least busy of them works on."""
+        return min(child.in_hand for child in self._children)
 
     @property
     def pids(self) -> list[int]:

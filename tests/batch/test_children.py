@@ -1,19 +1,21 @@
 """Several processes share a batch: each effect once, within one's limits, whoever of them dies, stops or meets a dead vendor."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from onboarding.batch import children
 from onboarding.batch.child import Answer, Start
-from onboarding.batch.children import PROCESS_ENDED, Children, ProcessesEnd, hands_for, several
+from onboarding.batch.children import PROCESS_ENDED, Children, Crew, ProcessesEnd, hands_for, others, several
 from onboarding.batch.engine import Hands, Here, Worked, one_by_one, work_cases
 from onboarding.batch.intake import take_in_file
 from onboarding.endings import Ending
@@ -48,6 +50,13 @@ async def worked(hands: Hands, cases: Iterable[str], *, lanes: int = CASES) -> l
     return found
 
 
+@asynccontextmanager
+async def one_other(lab: Lab) -> AsyncIterator[Children]:
+    """One process that does all, so that it is the one that is looked at."""
+    async with others(lab.bench, lab.bench.settings, 1) as hands:
+        yield hands
+
+
 def start_of(lab: Lab) -> Start:
     found = lab.bench
     return Start(
@@ -66,8 +75,9 @@ def is_running(pid: int) -> bool:
 async def test_processes_share_the_cases_and_each_effect_happens_once(lab: Lab) -> None:
     cases = await opened(lab)
     async with several(lab.bench, 2) as hands:
-        pids = hands.pids
+        pids = hands.others.pids
         found = await worked(hands, cases)
+    assert len(pids) == 1, "this process is one of the two"
     assert Counter(one.ending for one in found) == {Ending.ONBOARDED: CASES}
     assert lab.effects() == {"registration_updated": CASES, "device_registered": CASES, "dnd_exception_created": 1}
     assert len(lab.calls("token")) == 2, "both of them worked"
@@ -82,7 +92,7 @@ async def test_a_process_that_is_killed_is_replaced_and_its_cases_are_worked_aft
     async with several(lab.bench, 2) as hands:
         working = asyncio.ensure_future(worked(hands, cases))
         await lab.control.wait_held(CASES)
-        killed, _ = hands.pids
+        (killed,) = hands.others.pids
         os.kill(killed, signal.SIGKILL)
         lab.control.remove_faults()
         lab.control.release()
@@ -96,8 +106,8 @@ async def test_a_process_that_is_killed_is_replaced_and_its_cases_are_worked_aft
                 again = await worked(hands, due)
                 left -= {one.case_id for one in again if one.ending is Ending.ONBOARDED}
                 await asyncio.sleep(0.05)
-        assert killed not in hands.pids
-        assert len(hands.pids) == 2
+        assert killed not in hands.others.pids
+        assert len(hands.others.pids) == 1
     changes = lab.changes()
     probes = changes.pop("access_code_issued")  # they settle the doubts of device-to-cloud devices
     assert 0 < probes <= CASES // 2
@@ -111,7 +121,7 @@ async def test_work_that_is_cut_off_gives_every_lease_back_and_leaves_no_process
 
     async def work() -> None:
         async with several(lab.bench, 2) as hands:
-            pids.extend(hands.pids)
+            pids.extend(hands.others.pids)
             await worked(hands, cases)
 
     working = asyncio.ensure_future(work())
@@ -159,7 +169,7 @@ async def test_a_vendor_that_one_process_is_to_leave_alone_gets_no_case_from_any
     lab.fault("read_registration", "throttle", retry_after=60)
     async with several(lab.bench, 2) as hands:
         found: list[Worked] = []
-        closed_s = await work_cases(hands, one_by_one(cases), lanes=1, told=found.append, stop=asyncio.Event())
+        closed_s = await work_cases(hands, one_by_one(cases), lanes=2, told=found.append, stop=asyncio.Event())
         assert 50 < closed_s < 70
         assert {(one.ending, one.code) for one in found} == {(Ending.RETRY_SCHEDULED, "THROTTLED")}
     assert len(found) < CASES
@@ -171,7 +181,7 @@ async def test_a_ledger_that_is_gone_ends_the_work(lab: Lab, tmp_path: Path) -> 
     lab.bench.settings = lab.bench.settings.model_copy(update={"ledger_url": f"sqlite:///{lost}"})
     lost.parent.write_text("in its way")
     with pytest.raises(StoreGone, match="ledger"):
-        async with several(lab.bench, 2) as hands:
+        async with one_other(lab) as hands:
             await worked(hands, cases)
 
 
@@ -229,14 +239,14 @@ async def test_modules_of_the_folder_where_it_runs_are_not_imported(
     for place in (foreign / "logging.py", foreign / "onboarding" / "batch" / "child.py"):
         place.write_text("import sys\nsys.exit(3)\n")
     monkeypatch.chdir(foreign)
-    async with several(lab.bench, 1) as hands:
+    async with one_other(lab) as hands:
         (found,) = await worked(hands, cases[:1])
     assert found.ending is Ending.ONBOARDED
 
 
 async def test_ctrl_c_in_the_terminal_reaches_this_process_alone(lab: Lab) -> None:
     cases = await opened(lab)
-    async with several(lab.bench, 2) as hands:
+    async with one_other(lab) as hands:
         assert all(os.getpgid(pid) == pid != os.getpgrp() for pid in hands.pids)
         await worked(hands, cases[:1])
 
@@ -249,7 +259,7 @@ async def test_secrets_stand_in_neither_arguments_nor_environment(lab: Lab, monk
     assert found.clinical_one is not None
     assert found.openspecimen is not None
     secrets = [found.clinical_one.client_secret, found.openspecimen.password]
-    async with several(lab.bench, 1) as hands:
+    async with one_other(lab) as hands:
         await worked(hands, cases[:1])  # so it knows them
         for name in ("cmdline", "environ"):
             shown = await asyncio.to_thread(Path(f"/proc/{hands.pids[0]}/{name}").read_text, "utf-8")
@@ -260,7 +270,7 @@ async def test_log_lines_of_the_processes_are_this_ones(lab: Lab, caplog: pytest
     caplog.set_level(logging.INFO, logger="onboarding")
     cases = await opened(lab)
     lab.fault("read_registration", "throttle", retry_after=1)
-    async with several(lab.bench, 1) as hands:
+    async with one_other(lab) as hands:
         await worked(hands, cases[:1])
     (line,) = [record for record in caplog.records if "status=429" in record.getMessage()]
     assert (line.name, line.process) == ("onboarding.vendors", os.getpid())
@@ -280,6 +290,25 @@ async def test_what_is_told_is_read_as_it_was(lab: Lab) -> None:
     assert start.line().count(b"\n") == 1
 
 
+async def test_garbage_is_looked_for_as_often_as_before_once_the_work_is_done(lab: Lab) -> None:
+    usual = gc.get_threshold()
+    async with several(lab.bench, 2):
+        assert gc.get_threshold()[0] > usual[0]
+    assert gc.get_threshold() == usual
+
+
+async def test_each_case_goes_to_whoever_has_the_fewest_in_hand(lab: Lab) -> None:
+    cases = await opened(lab)
+    lab.fault("read_registration", "hold", nth="every")
+    async with several(lab.bench, 2) as hands:
+        working = asyncio.ensure_future(worked(hands, cases))
+        await lab.control.wait_held(CASES)
+        assert hands.others.fewest_in_hand == CASES // 2
+        lab.control.remove_faults()
+        lab.control.release()
+        assert {one.ending for one in await working} == {Ending.ONBOARDED}
+
+
 async def test_few_cases_are_worked_by_this_process(lab: Lab) -> None:
     lab.bench.settings = lab.bench.settings.model_copy(update={"processes": 9})
     async with hands_for(lab.bench, children.WORTH_IT - 1) as hands:
@@ -289,7 +318,7 @@ async def test_few_cases_are_worked_by_this_process(lab: Lab) -> None:
         assert isinstance(hands, Here), "more processes than requests at a time"
     lab.bench.settings = lab.bench.settings.model_copy(update={"requests_in_flight": 32})
     async with hands_for(lab.bench, children.WORTH_IT) as hands:
-        assert isinstance(hands, Children)
+        assert isinstance(hands, Crew)
         assert hands.processes == 2
     lab.bench.settings = lab.bench.settings.model_copy(update={"processes": 1})
     async with hands_for(lab.bench, children.WORTH_IT) as hands:
