@@ -1,13 +1,13 @@
 """The ledger for asyncio: its calls run in threads, and writes that wait at the same time go into one transaction.
 
-Nothing is held back for company: whatever arrives while one transaction commits goes into the next. A case whose row another
+Whatever arrives while one transaction commits goes into the next, and so does what the event loop has still in hand then: a few
+turns of it, while each brings more. Nothing waits for time to pass. A case whose row another
 transaction holds waits for it by itself, and so do the case's later writes, in their order; no other case waits with it.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
 from typing import Any, Final, TypeVar
 
 from onboarding.keys import LedgerKey
@@ -26,6 +26,9 @@ MOST_AT_ONCE: Final = 128
 
 ALONE_AT_ONCE: Final = 2
 """Cases that wait for their rows at a time: each keeps a thread busy, and renewals need one too."""
+
+_QUIET_TURNS: Final = 2  # an answer that is read in one turn of the loop is worked on in the next
+_MOST_TURNS: Final = 16
 
 _Waiting = tuple[Taking | Fenced[Any], "asyncio.Future[Any]"]
 
@@ -88,6 +91,7 @@ class AsyncLedger:
     async def _write_all(self) -> None:
         try:
             while self._first or self._waiting:
+                await self._gather()
                 some = [
                     queue.popleft()
                     for queue in (self._first, self._waiting)
@@ -99,11 +103,22 @@ class AsyncLedger:
         finally:
             self._writing = None
 
+    async def _gather(self) -> None:
+        """Let those come along whose turn in the event loop is next; a renewal waits for nobody."""
+        quiet = 0
+        for _ in range(_MOST_TURNS):
+            before = len(self._waiting)
+            await asyncio.sleep(0)
+            quiet = 0 if len(self._waiting) > before else quiet + 1
+            if self._first or quiet == _QUIET_TURNS:
+                return
+
     async def _write(self, some: Sequence[_Waiting], *, wait: bool = False) -> list[_Waiting]:
         """One transaction. Gives back what is to be done alone."""
         works = [work for work, _ in some]
         try:
-            results = await self._in_thread(partial(self._ledger.work_together, wait=wait), works)
+            # What takes only this processor's time is done here: in two threads the same would take longer.
+            results = await self._in_thread(self._ledger.begin_together(works, wait=wait))
         except Exception as error:  # noqa: BLE001 - whatever it was, nobody is to wait for ever
             results = [error] * len(some)
         for (_, done), result in zip(some, results, strict=True):

@@ -7,6 +7,7 @@ and its types are asked once; then only the values are bound, by those types, an
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Final
 
 from sqlalchemy import Column, Connection, CursorResult, Dialect, Insert, Update
@@ -15,7 +16,7 @@ from sqlalchemy.types import TypeEngine
 from onboarding.ledger.columns import Row
 from onboarding.ledger.tables import UtcDateTime
 
-_Convert = Callable[[Any], Any] | None
+_Convert = Callable[[Any], Any]
 CHUNK: Final = 400
 """Keys in one statement: databases bound the number of its values."""
 
@@ -61,25 +62,31 @@ class _Compiled:
         self._positional = made.positional
         names = made.positiontup if made.positional else list(made.binds)
         assert names is not None
-        self._parameters: list[tuple[str, _Convert]] = [
-            (name, _converting(made.binds[name].type, dialect)) for name in names
-        ]
+        assert len(names) > 1, "an itemgetter of one gives no tuple"
+        self._names = tuple(names)
+        self._picked = itemgetter(*names)
+        converts = (_converting(made.binds[name].type, dialect) for name in names)
+        self._converts = [(index, convert) for index, convert in enumerate(converts) if convert is not None]
         # What the statement itself says, such as the states in a CASE, rather than each row.
         self._constants = {name: bind.value for name, bind in made.binds.items() if not bind.required}
 
     def values(self, row: Mapping[str, Any]) -> Any:
         """One row's values as the driver takes them."""
-        row = {**self._constants, **row} if self._constants else row
-        if self._positional:
-            return tuple([row[name] if convert is None else convert(row[name]) for name, convert in self._parameters])
-        return {name: row[name] if convert is None else convert(row[name]) for name, convert in self._parameters}
+        values = list(self._picked({**self._constants, **row} if self._constants else row))
+        for index, convert in self._converts:
+            values[index] = convert(values[index])
+        return tuple(values) if self._positional else dict(zip(self._names, values, strict=True))
 
 
-def _converting(kind: TypeEngine[Any], dialect: Dialect) -> _Convert:
+def _converting(kind: TypeEngine[Any], dialect: Dialect) -> _Convert | None:
     convert = kind.dialect_impl(dialect).bind_processor(dialect)
     if convert is not None and isinstance(kind, UtcDateTime):  # one moment stands in many rows of a transaction
         return lru_cache(maxsize=64)(convert)
     return convert
+
+
+def _reading(kind: TypeEngine[Any], dialect: Dialect, of_driver: object) -> _Convert | None:
+    return kind.dialect_impl(dialect).result_processor(dialect, of_driver)
 
 
 class FixedRows:
@@ -88,6 +95,7 @@ class FixedRows:
     def __init__(self, columns: Sequence[Column[Any]]) -> None:
         self.columns: Final = list(columns)
         self.names: Final = ", ".join(f'"{column.name}"' for column in columns)
+        self._columns = [column.name for column in columns]
         self._converts: dict[str, list[tuple[str, _Convert]]] = {}
 
     def read(self, connection: Connection, text: str, values: tuple[Any, ...]) -> list[Row]:
@@ -98,16 +106,15 @@ class FixedRows:
             assert result.cursor is not None, "a SELECT has rows"
             kinds = [kind for _, kind, *_ in result.cursor.description]  # as the driver calls the columns' types
             converts = self._converts[dialect.name] = [
-                (column.name, column.type.dialect_impl(dialect).result_processor(dialect, kind))
+                (column.name, convert)
                 for column, kind in zip(self.columns, kinds, strict=True)
+                if (convert := _reading(column.type, dialect, kind)) is not None
             ]
-        return [
-            {
-                name: value if convert is None else convert(value)
-                for (name, convert), value in zip(converts, row, strict=True)
-            }
-            for row in result
-        ]
+        rows = [dict(zip(self._columns, row, strict=True)) for row in result.all()]
+        for row in rows:
+            for name, convert in converts:
+                row[name] = convert(row[name])
+        return rows
 
     def by(self, connection: Connection, column: str, keys: Sequence[str], lock: str = "") -> Iterator[Row]:
         """The rows with one of ``keys`` in a column, in its order; ``lock``: what PostgreSQL is told of locking them."""

@@ -101,7 +101,7 @@ def take(
         write.end()
         return Closed(CaseStatus.ATTENTION, reason)
     write.end()
-    lease.case, lease.steps = write.case, write.step_rows()
+    lease.case, lease.steps = write.case, write.step_rows
     lease.request_sealed = rows.request_sealed(case_id)
     return lease
 

@@ -121,6 +121,10 @@ class Ledger:
         """Do this work on many cases in one transaction; each fails alone. See ``together.work_together``."""
         return together.work_together(self.store, self.key, works, wait=wait)
 
+    def begin_together(self, works: Sequence[Taking | Fenced[Any]], *, wait: bool = False) -> Callable[[], list[Any]]:
+        """Begin this work, without waiting for anybody; what this returns ends it. See ``together.begin_together``."""
+        return together.begin_together(self.store, self.key, works, wait=wait)
+
     def _one(self, work: Taking | Fenced[T]) -> Any:
         (done,) = self.work_together([work], wait=True)
         if isinstance(done, BaseException):

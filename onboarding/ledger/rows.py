@@ -7,6 +7,7 @@ changed is handed over (``put_...``) only once all of its part is done.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
+from operator import itemgetter
 from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import Connection, bindparam, case, insert, update
@@ -35,18 +36,23 @@ _STEP: Final = FixedRows(list(STEPS.c))
 _CLAIM: Final = FixedRows(list(CLAIMS.c))
 _NOTHING: Final[Mapping[str, Row]] = {}
 _AT_EACH_WRITE: Final = frozenset({"lease_until", "lease_epoch", "updated_at", "trail_sequence", "trail_seal"})
-_BY_WORK: Final = _AT_EACH_WRITE | {
-    "status",
-    "reason",
-    "due_at",
-    "blocked_login",
-    "lease_owner",
-    "fence",
-    "takings",
-    "idle_takings",
-    "late_answers",
-    "flow_run_id",
-}
+_AT_SOME_WRITES: Final = frozenset(
+    {
+        "status",
+        "reason",
+        "due_at",
+        "blocked_login",
+        "lease_owner",
+        "fence",
+        "takings",
+        "idle_takings",
+        "late_answers",
+        "flow_run_id",
+    }
+)
+_BY_WORK: Final = _AT_EACH_WRITE | _AT_SOME_WRITES
+_at_some_writes: Final = itemgetter(*_AT_SOME_WRITES)
+_kept: Final = itemgetter(*(column.name for column in _WORKED if column.name not in _BY_WORK))
 
 
 def _saving(table: Any, columns: Iterable[str], **place: str) -> FixedWrite:
@@ -285,16 +291,17 @@ class Rows:
     def ready(self) -> "ReadyRows":
         """What writes everything that changed; nothing is changed here any more."""
         of: dict[frozenset[str], list[Row]] = {columns: [] for columns in _SAVE_CASE}
-        for case_id, changed in self._cases.changes().items():
-            assert changed <= _BY_WORK, f"work changes no {changed - _BY_WORK}"
-            row = {**self._cases.now[case_id], "of_id": case_id, "of_fence": self._cases.read[case_id]["fence"]}
-            of[_AT_EACH_WRITE if changed <= _AT_EACH_WRITE else _BY_WORK].append(row)
+        for case_id in self._cases.changed():
+            before, now = self._cases.read[case_id], self._cases.now[case_id]
+            assert _kept(now) == _kept(before), "work changes nothing else of a case"
+            row = {**now, "of_id": case_id, "of_fence": before["fence"]}
+            of[_AT_EACH_WRITE if _at_some_writes(now) == _at_some_writes(before) else _BY_WORK].append(row)
         steps = [
-            {**self._steps.now[place], "of_case": place[0], "of_name": place[1]} for place in self._steps.changes()
+            {**self._steps.now[place], "of_case": place[0], "of_name": place[1]} for place in self._steps.changed()
         ]
         new = {place for place, row in self._claims_seen.items() if row is None and self._is_sqlite}
         made = [self._claims.now[place] for place in sorted(new)]
-        claims = [place for place in self._claims.changes() if place not in new]
+        claims = [place for place in self._claims.changed() if place not in new]
         saved = [{**self._claims.now[place], "of_kind": place[0], "of_key": place[1]} for place in claims]
         rest = [
             (_SAVE_STEP, steps),
@@ -355,15 +362,11 @@ class Sheet(Generic[K]):
         if place not in self.now:
             self.read[place] = self.now[place] = row
 
-    def changes(self) -> dict[K, frozenset[str]]:
-        """The places that changed, in their order, with their columns that did."""
-        found: dict[K, frozenset[str]] = {}
-        for place in sorted(place for place, row in self.now.items() if row is not self.read[place]):
-            before = self.read[place]
-            changed = frozenset(column for column, value in self.now[place].items() if value != before[column])
-            if changed:
-                found[place] = changed
-        return found
+    def changed(self) -> list[K]:
+        """The places whose rows changed, in their order."""
+        return sorted(
+            place for place, row in self.now.items() if row is not (before := self.read[place]) and row != before
+        )
 
 
 def ends_of(claim: Row, settled: Sequence[Settled]) -> list[ClaimEnd]:

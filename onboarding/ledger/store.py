@@ -51,6 +51,8 @@ _NETWORK_FILE_SYSTEMS: Final = frozenset(
 _GIVEN_UP: Final = ("40001", "40P01")  # PostgreSQL: serialization_failure, deadlock_detected
 _OUT_OF_REACH: Final = ("08", "57P0")  # PostgreSQL: connection exceptions, shutdowns
 _TIMES_GIVEN_UP: Final = 3
+_CLOCK: Final = text("SELECT extract(epoch FROM clock_timestamp())")
+_VERSION: Final = text("SELECT version_num FROM onboarding_schema")
 _UNSAFE_WHEN_OFF: Final = ("fsync", "full_page_writes", "synchronous_commit")
 
 
@@ -73,6 +75,7 @@ class StoreBusy(StoreUnavailable):
 class Store:
     """One ledger database. Threads may share it; each call takes a connection of its own.
 
+    ``place``: where the ledger is, without credentials.
     ``clock`` tells the epoch and the seconds by which leases go; by default it is this boot's clock (SQLite) or the
     database's (PostgreSQL). Quiet times go by it too, unless it can be set: see ``quiet_clock``. ``busy_seconds``: how
     long a write waits for another one to end, and a call for a free connection.
@@ -88,11 +91,9 @@ class Store:
             else _sqlite_engine(self.url, busy_seconds, self._turns)
         )
         self._clock = clock or (_boot_clock if self.is_sqlite else _database_clock)
-
-    @property
-    def place(self) -> str:
-        """Where the ledger is, without credentials."""
-        return self.url.set(query={}).render_as_string(hide_password=True)  # a query can hold a password too
+        self.place: Final = self.url.set(query={}).render_as_string(
+            hide_password=True
+        )  # a query can hold a password too
 
     @property
     def path(self) -> Path | None:
@@ -111,8 +112,7 @@ class Store:
 
     def _write(self, change: Callable[[Connection], T]) -> T:
         with _said_plainly(self.place), self._engine.connect() as connection:
-            connection.execution_options(onboarding_writes=True)
-            connection.begin()
+            self._begin(connection, writes=True)
             try:
                 result = change(connection)
             except BaseException:
@@ -136,8 +136,8 @@ class Store:
         with _said_plainly(self.place), self._engine.connect() as connection:
             if not self.is_sqlite:  # else each statement would have a view of its own
                 connection.execution_options(isolation_level="REPEATABLE READ")
-            with connection.begin():
-                return look(connection)
+            self._begin(connection, writes=False)
+            return look(connection)  # and nothing is kept of it
 
     def clock(self, connection: Connection) -> tuple[str, float]:
         """The lease clock: the name of its epoch and the seconds in it. Times of two epochs cannot be compared."""
@@ -170,11 +170,26 @@ class Store:
     def migrating(self) -> Iterator[Connection]:
         """A connection with one write transaction, for migrations only."""
         with _said_plainly(self.place), self._engine.connect() as connection:
-            connection.execution_options(onboarding_writes=True)
-            with connection.begin():
-                if not self.is_sqlite:  # two installations must not migrate at once
-                    connection.execute(text("SELECT pg_advisory_xact_lock(7364012205)"))
-                yield connection
+            self._begin(connection, writes=True)
+            if not self.is_sqlite:  # two installations must not migrate at once
+                connection.execute(text("SELECT pg_advisory_xact_lock(7364012205)"))
+            yield connection
+            connection.commit()
+
+    def _begin(self, connection: Connection, *, writes: bool) -> None:
+        """Begin a transaction; on SQLite by a statement of ours (a listener of SQLAlchemy's would slow every statement down)."""
+        connection.execution_options(onboarding_writes=writes).begin()
+        if self._turns is None:
+            return
+        driver = connection.connection.dbapi_connection
+        assert driver is not None, "it was given for this"
+        try:
+            if writes:
+                self._turns.begin(driver)
+            else:
+                driver.execute("BEGIN")
+        except sqlite3.Error as error:
+            raise DBAPIError.instance("BEGIN", None, error, sqlite3.Error) from error
 
 
 def _boot_clock(_connection: Connection) -> tuple[str, float]:
@@ -182,7 +197,7 @@ def _boot_clock(_connection: Connection) -> tuple[str, float]:
 
 
 def _database_clock(connection: Connection) -> tuple[str, float]:
-    seconds = connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
+    seconds = connection.execute(_CLOCK).scalar_one()
     return DATABASE_EPOCH, float(seconds)
 
 
@@ -191,7 +206,7 @@ def schema_version(connection: Connection) -> str | None:
     dialect = connection.dialect
     if not dialect.has_table(connection, "onboarding_schema"):
         return None
-    return connection.execute(text("SELECT version_num FROM onboarding_schema")).scalar_one_or_none()
+    return connection.execute(_VERSION).scalar_one_or_none()
 
 
 @contextmanager
@@ -274,22 +289,12 @@ def _sqlite_engine(url: URL, busy_seconds: float, turns: WriteTurns) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # transactions are begun below, by us
+        connection.isolation_level = None  # transactions are begun by ``Store``
         with suppress(OSError):
             path.chmod(stat.S_IRUSR | stat.S_IWUSR)
         turns.prepare(connection)
         for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        if connection.get_execution_options().get("onboarding_writes", False):
-            try:
-                turns.begin(connection.connection.dbapi_connection)
-            except sqlite3.Error as error:
-                raise DBAPIError.instance("BEGIN IMMEDIATE", None, error, sqlite3.Error) from error
-        else:
-            connection.exec_driver_sql("BEGIN")
 
     return engine
 

@@ -67,25 +67,45 @@ def work_together(
     out because another transaction holds its case's row, or for each part if the transaction as a whole cannot be done.
     With ``wait`` such a row is waited for instead.
     """
+    return begin_together(store, key, works, wait=wait)()
+
+
+def begin_together(
+    store: Store, key: LedgerKey, works: Sequence[Taking | Fenced[Any]], *, wait: bool = False
+) -> Callable[[], list[Any]]:
+    """The part of ``work_together`` that waits for nobody: it looks and computes. Returns what does the rest, which may."""
+    before = boot_seconds()
+    together = _Together(store, key, works, wait)
     try:
-        return _in_one(store, key, works, wait=wait)
-    except CommitUnknown as error:
+        ahead = store.is_sqlite and len(works) >= WORTH_PREPARING
+        write = together.ahead() if ahead else together.write
+    except Exception as error:  # noqa: BLE001 - whatever it was, it is handed to whom it belongs
+        failed = _failed(works, error)
+        return lambda: failed
+
+    def finish() -> list[Any]:
+        try:
+            return _written(before, store.write(write))
+        except Exception as error:  # noqa: BLE001 - as above
+            return _failed(works, error)
+
+    return finish
+
+
+def _failed(works: Sequence[Taking | Fenced[Any]], error: Exception) -> list[Any]:
+    if isinstance(error, CommitUnknown):
         for work in works:
             if isinstance(work, Fenced):
                 work.forget()
         return [CommitUnknown(str(error)) for _ in works]
-    except Exception as error:  # noqa: BLE001 - whatever it was, it is handed to whom it belongs
-        if len(works) == 1:
-            return [error]
-        if isinstance(error, StoreGone):  # each alone would only wait as long again
-            return [StoreGone(str(error)) for _ in works]
-        return [ALONE] * len(works)
+    if len(works) == 1:
+        return [error]
+    if isinstance(error, StoreGone):  # each alone would only wait as long again
+        return [StoreGone(str(error)) for _ in works]
+    return [ALONE] * len(works)
 
 
-def _in_one(store: Store, key: LedgerKey, works: Sequence[Taking | Fenced[Any]], *, wait: bool) -> list[Any]:
-    before = boot_seconds()
-    together = _Together(store, key, works, wait)
-    parts = store.write(together.ahead() if store.is_sqlite and len(works) >= WORTH_PREPARING else together.write)
+def _written(before: float, parts: "Sequence[_Part]") -> list[Any]:
     for part in parts:
         if part.lease is not None:  # a write's, as this commit left it
             # By this machine's clock alone: by the ledger's, a day could be left after that one was set back.
@@ -194,4 +214,4 @@ def _write(rows: Rows, key: LedgerKey, clock: Clock, work: Fenced[Any]) -> _Part
         )
     result = work.change(write)
     write.end()
-    return _Part(result, work.lease, write.lease_left_s, write.case, write.step_rows())
+    return _Part(result, work.lease, write.lease_left_s, write.case, write.step_rows)

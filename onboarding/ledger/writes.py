@@ -55,7 +55,10 @@ class Lease:
 
 
 class CaseWrite:
-    """A write to a case's locked row in progress. Nothing of it counts until ``end`` hands it over to the transaction."""
+    """A write to a case's locked row in progress. Nothing of it counts until ``end`` hands it over to the transaction.
+
+    ``step_rows``: the steps that it looked at, as it left them; empty before ``end``.
+    """
 
     def __init__(self, rows: Rows, key: LedgerKey, clock: tuple[str, float], lease: Lease, row: Row) -> None:
         self.rows = rows
@@ -64,6 +67,7 @@ class CaseWrite:
         self.lease = lease
         self.now = rows.now
         self.case: dict[str, Any] = dict(row)
+        self.step_rows: dict[StepName, Row] = {}
         self._kept_s = 0.0
         self._steps: dict[StepName, StepWrite] = {}
         self._claims: dict[ClaimId, Row] = {}
@@ -152,7 +156,7 @@ class CaseWrite:
     def _is_final(self, name: StepName) -> bool:
         written = self._steps.get(name)
         row = self.rows.step(self.lease.case_id, name, self.lease.steps.get(name)) if written is None else written.row
-        return StepStatus(row["status"]) in FINAL_STEP_STATUSES
+        return row["status"] in FINAL_STEP_STATUSES
 
     def need_attention(self, code: str) -> None:
         """A person must look: the case says why and the lease is given back."""
@@ -208,7 +212,5 @@ class CaseWrite:
         self.rows.put_events(self._events)
         self.case["updated_at"] = self.now
         self.rows.put_case(self.case)
-
-    def step_rows(self) -> dict[StepName, Row]:
-        """The steps that this write looked at, as it leaves them."""
-        return {name: step.row for name, step in self._steps.items()}
+        self.step_rows = {name: step.row for name, step in self._steps.items()}
+        self._steps.clear()  # they know this write: as a cycle, all of it would stay in memory for long

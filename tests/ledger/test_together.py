@@ -1,12 +1,15 @@
 """Many cases in one transaction: one commit, and what is wrong with one case is that case's alone."""
 
 import asyncio
+import gc
 import threading
 import time
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,7 +22,7 @@ from onboarding.ledger.leasing import Runner
 from onboarding.ledger.ledger import Ledger
 from onboarding.ledger.states import CaseStatus, StepStatus
 from onboarding.ledger.store import CommitUnknown, Store, StoreBusy, StoreGone, StoreUnavailable
-from onboarding.ledger.together import ALONE, Fenced, Taking
+from onboarding.ledger.together import ALONE, WORTH_PREPARING, Fenced, Taking
 from onboarding.ledger.views import Held
 from onboarding.ledger.writes import CaseWrite, Lease
 from tests.ledger.bench import (
@@ -483,25 +486,30 @@ def test_a_database_that_is_out_of_reach_is_asked_once_for_all(sqlite_bench: Ben
 
 
 class OneAtATime:
-    """Runs each call in a thread once it is let go on, and counts how much work went into it."""
+    """Runs each call in a thread once it is let go on, and notes which work went into each transaction."""
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
         self.go_on = asyncio.Event()
         self.asked = asyncio.Event()
-        self.sizes: list[int] = []
-        self.works: list[Any] = []
+        self.begun: list[Sequence[Any]] = []
+        self._begin = ledger.begin_together
+        monkeypatch.setattr(ledger, "begin_together", self._note)
+
+    def _note(self, works: Sequence[Any], *, wait: bool = False) -> Callable[[], list[Any]]:
+        self.begun.append(works)
+        return self._begin(works, wait=wait)
 
     async def __call__(self, call: Callable[..., Any], *arguments: Any) -> Any:
         self.asked.set()
         await self.go_on.wait()
-        self.sizes.append(len(arguments[0]))
-        self.works += arguments[0]
         return await asyncio.to_thread(call, *arguments)
 
 
-async def test_writes_that_wait_for_a_commit_go_into_the_next_one_together(bench: Bench) -> None:
+async def test_writes_that_wait_for_a_commit_go_into_the_next_one_together(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     held = leases(bench, 10)
-    threads = OneAtATime()
+    threads = OneAtATime(bench.ledger, monkeypatch)
     shared = AsyncLedger(bench.ledger, threads)
     first = asyncio.create_task(shared.fenced(held[0], register))
     await threads.asked.wait()
@@ -509,12 +517,12 @@ async def test_writes_that_wait_for_a_commit_go_into_the_next_one_together(bench
     await asyncio.sleep(0)
     threads.go_on.set()
     await asyncio.gather(first, *rest)
-    assert threads.sizes == [1, 9]
+    assert [len(works) for works in threads.begun] == [1, 9]
 
 
-async def test_renewals_go_first(bench: Bench) -> None:
+async def test_renewals_go_first(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     held = leases(bench, 3)
-    threads = OneAtATime()
+    threads = OneAtATime(bench.ledger, monkeypatch)
     shared = AsyncLedger(bench.ledger, threads)
     writes = [asyncio.create_task(shared.fenced(lease, register)) for lease in held[:1]]
     await threads.asked.wait()
@@ -522,7 +530,80 @@ async def test_renewals_go_first(bench: Bench) -> None:
     await asyncio.sleep(0)
     threads.go_on.set()
     await asyncio.gather(*writes)
-    assert [work.lease.case_id for work in threads.works] == [held[0].case_id, held[2].case_id, held[1].case_id]
+    assert [work.lease.case_id for works in threads.begun for work in works] == [
+        held[0].case_id,
+        held[2].case_id,
+        held[1].case_id,
+    ]
+
+
+async def later(turns: int, write: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Write after so many turns of the event loop, as whoever has something to work on before it writes."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await write()
+
+
+async def test_a_write_waits_for_those_whose_turn_in_the_event_loop_is_next(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = leases(bench, 6)
+    threads = OneAtATime(bench.ledger, monkeypatch)
+    threads.go_on.set()
+    shared = AsyncLedger(bench.ledger, threads)
+    await asyncio.gather(*(later(turn, partial(shared.fenced, lease, register)) for turn, lease in enumerate(held)))
+    assert [len(works) for works in threads.begun] == [len(held)]
+
+
+async def test_writes_that_come_on_and_on_hold_none_up_for_long(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = leases(bench, 60)
+    threads = OneAtATime(bench.ledger, monkeypatch)
+    shared = AsyncLedger(bench.ledger, threads)
+    writes = [
+        asyncio.create_task(later(turn, partial(shared.fenced, lease, register))) for turn, lease in enumerate(held)
+    ]
+    await threads.asked.wait()
+    assert 1 < len(threads.begun[0]) < len(held) // 2
+    threads.go_on.set()
+    await asyncio.gather(*writes)
+
+
+async def test_a_renewal_waits_for_nobody(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = leases(bench, 10)
+    threads = OneAtATime(bench.ledger, monkeypatch)
+    shared = AsyncLedger(bench.ledger, threads)
+    writes = [
+        asyncio.create_task(later(turn, partial(shared.fenced, lease, register))) for turn, lease in enumerate(held[1:])
+    ]
+    writes.append(asyncio.create_task(later(1, partial(shared.renew, held[0]))))
+    await threads.asked.wait()
+    assert threads.begun[0][0].case_id == held[0].case_id
+    assert len(threads.begun[0]) < 5
+    threads.go_on.set()
+    await asyncio.gather(*writes)
+
+
+def test_what_is_computed_without_the_lock_fails_as_what_is_done_under_it(sqlite_bench: Bench) -> None:
+    held = leases(sqlite_bench, WORTH_PREPARING)
+    sqlite_bench.ledger.store.write(lambda connection: connection.exec_driver_sql("DROP TABLE onboarding_claim"))
+    finish = sqlite_bench.ledger.begin_together([Fenced(lease, register, [registration_claim("S1")]) for lease in held])
+    assert [type(one) for one in finish()] == [StoreGone] * len(held)
+
+
+def test_a_write_that_has_ended_does_not_stay_in_memory(bench: Bench) -> None:
+    (lease,) = leases(bench, 1)
+    written: list[weakref.ref[CaseWrite]] = []
+
+    def change(write: CaseWrite) -> None:
+        register(write)
+        written.append(weakref.ref(write))
+
+    gc.disable()  # so that only what refers to nothing of itself goes
+    try:
+        bench.together([Fenced(lease, change)])
+        assert [one() for one in written] == [None] * len(written)
+    finally:
+        gc.enable()
 
 
 async def test_it_takes_cases_and_keeps_late_answers_like_the_ledger_itself(bench: Bench) -> None:
@@ -538,9 +619,11 @@ async def test_it_takes_cases_and_keeps_late_answers_like_the_ledger_itself(benc
     assert shared.key is bench.ledger.key
 
 
-async def test_a_write_whose_waiter_has_gone_is_done_all_the_same(bench: Bench) -> None:
+async def test_a_write_whose_waiter_has_gone_is_done_all_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gone, stays = leases(bench, 2)
-    threads = OneAtATime()
+    threads = OneAtATime(bench.ledger, monkeypatch)
     shared = AsyncLedger(bench.ledger, threads)
     writes = [asyncio.create_task(shared.fenced(lease, register)) for lease in (gone, stays)]
     await threads.asked.wait()
