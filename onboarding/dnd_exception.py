@@ -4,6 +4,7 @@ Source: vendor documentation of Oracle Clinical One, "Create DND Exception".
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, ClassVar, Self
 
 from pydantic import AliasChoices, ConfigDict, Field, field_validator, model_validator
@@ -117,15 +118,20 @@ class DndExceptionSection(Section):
         """Body of Create DND Exception, entries in the order given; a list without entries is left out."""
         return {name: value for name, value in self.vendor_json().items() if value != []}
 
-    def normalised(self) -> dict[str, Any]:
-        """The content in the one form of everything that means the same; see ``normalised_dnd_exception``."""
-        return normalised_dnd_exception(self.body())
+    def normalised(self) -> Mapping[str, Any]:
+        """The content in the one form of everything that means the same; see ``normalised_dnd_exception``. Not to be changed."""
+        return _normalised(self)
 
     def warnings(self) -> list[str]:
         """What is allowed but not documented by the vendor, one sentence each."""
         if self.site_ids and not self.countries:
             return ["names sites without their countries; the vendor documents sites together with countries only."]
         return []
+
+
+@lru_cache(maxsize=64)  # many subjects ask for the same one
+def _normalised(section: DndExceptionSection) -> dict[str, Any]:
+    return normalised_dnd_exception(section.body())
 
 
 def normalised_dnd_exception(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from onboarding.vendors.transport import VendorHttp
 
 T = TypeVar("T")
 _UNDONE: Final = (StepStatus.PENDING, StepStatus.OPEN)
+_NEVER_ASKED: Final = (-inf, 0.0)
 _PAUSE_LASTS_S: Final = 1.0
 _TOGETHER: Final = 0.05  # part of a pause within which further answers that ask for it do not prolong it
 
@@ -59,8 +60,9 @@ class LedgerGate:
     async def not_before(self, system: str) -> float:
         """Seconds nobody may send; the ledger is asked once a second, by one of those who want to know."""
         loop = asyncio.get_running_loop()
-        asked_at, until = self._pauses.get(system, (-inf, 0.0))
-        age_s = loop.time() - asked_at
+        asked_at, until = self._pauses.get(system, _NEVER_ASKED)
+        now = loop.time()
+        age_s = now - asked_at
         if age_s >= _PAUSE_LASTS_S:
             asking = self._asking.get(system)
             if asking is None:
@@ -70,7 +72,8 @@ class LedgerGate:
                 await asyncio.wait({asking})
             if asking.done():
                 until = asking.result()
-        return max(0.0, until - loop.time())
+            now = loop.time()
+        return until - now if until > now else 0.0
 
     async def _ask(self, system: str) -> float:
         """Until when nobody may send, by the event loop's clock: as the ledger has it, or longer as is known here."""

@@ -1,5 +1,6 @@
 """What a case claims, and for whom: from its request and the systems it is onboarded to."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,7 +43,7 @@ def device_claims(asks: Asks) -> list[ClaimKey]:
     return claims
 
 
-def exception_key(asks: Asks, key: LedgerKey, normalised: dict[str, Any]) -> str:
+def exception_key(asks: Asks, key: LedgerKey, normalised: Mapping[str, Any]) -> str:
     """The key of an exception's content, in its study and mode."""
     subject = asks.request.subject
     content = key.digest("dnd exception", compact_json(normalised))

@@ -6,6 +6,7 @@ it is listed, in a list that all share.
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -69,7 +70,7 @@ async def ensure_dnd_exception(session: CaseSession) -> StepReport:
 
 
 async def _begin(
-    session: CaseSession, key: str, wanted: dict[str, Any], patience: Deadline, *, may_take: bool, careful: bool
+    session: CaseSession, key: str, wanted: Mapping[str, Any], patience: Deadline, *, may_take: bool, careful: bool
 ) -> StepReport | ClaimView | InHand | Held:
     """Look at the claim, and take it if need be: settled (no hold needed), in hand, or held by somebody else.
 
@@ -112,7 +113,7 @@ async def _wait(session: CaseSession, held: Held) -> StepReport:
     return await held_report(session, STEP, held, brief=True)
 
 
-async def _see(session: CaseSession, claim: ClaimView, wanted: dict[str, Any]) -> StepReport | None:
+async def _see(session: CaseSession, claim: ClaimView, wanted: Mapping[str, Any]) -> StepReport | None:
     """The exception is known: done if its id is listed. None if it is not, which only a fresh list under a hold proves."""
     listed = await listed_since(session, boot_seconds() - GLANCE_S)
     if claim.effect_id not in listed.ids:
@@ -120,7 +121,7 @@ async def _see(session: CaseSession, claim: ClaimView, wanted: dict[str, Any]) -
     return await session.commit(lambda write: _found(write, claim, listed, wanted))
 
 
-def _found(write: CaseWrite, claim: ClaimView, listed: ExceptionList, wanted: dict[str, Any]) -> StepReport | None:
+def _found(write: CaseWrite, claim: ClaimView, listed: ExceptionList, wanted: Mapping[str, Any]) -> StepReport | None:
     """The step is done if the claim's id is listed."""
     assert claim.effect_id is not None
     if claim.effect_id not in listed.ids:

@@ -3,6 +3,7 @@
 Source: vendor documentation ("Create DND Exception" and its list).
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from onboarding.clocks import boot_seconds
@@ -24,7 +25,7 @@ GLANCE_S: Final = 5.0
 nothing keeps it from being removed right after any look. What proves that something is *not* there is never that old."""
 
 
-async def work_claim(session: CaseSession, begun: ClaimView, wanted: dict[str, Any], looked_at: float) -> StepReport:
+async def work_claim(session: CaseSession, begun: ClaimView, wanted: Mapping[str, Any], looked_at: float) -> StepReport:
     """See, adopt, settle or create the exception. ``looked_at``: when this attempt began (seconds since boot).
 
     A list of a moment ago may show what is wanted. What is concluded from its not being there needs a later one:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -176,32 +176,39 @@ class CaseSession:
         """Seconds to wait after so many waits in a row: doubling from one second, at most ten minutes, a little uneven."""
         return float(min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(waits, 20)) * random.uniform(0.9, 1.1))  # noqa: S311 - no secret
 
-    def exception_key(self, normalised: dict[str, Any]) -> str:
+    def exception_key(self, normalised: Mapping[str, Any]) -> str:
         """The key of an exception's content, in its study and mode."""
         return exception_key(self, self._ledger.key, normalised)
 
     @asynccontextmanager
     async def renewing(self) -> AsyncIterator[None]:
         """Renew the lease while the work goes on; renewal ends with it."""
-        renewal = asyncio.create_task(self._renew())
+        renewals: list[asyncio.Task[None]] = []
+        # Most cases end before their lease has to be renewed, and need no task for that.
+        begin = asyncio.get_running_loop().call_later(
+            self._until_renewal_s(), lambda: renewals.append(asyncio.create_task(self._renew()))
+        )
         try:
             yield
         finally:
-            renewal.cancel()
-            with suppress(asyncio.CancelledError):
-                await renewal
+            begin.cancel()
+            for renewal in renewals:
+                renewal.cancel()
+                with suppress(asyncio.CancelledError):
+                    await renewal
+
+    def _until_renewal_s(self) -> float:
+        return max(0.02, (self.lease.valid_until - boot_seconds()) / 2)
 
     async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(max(0.02, (self.lease.valid_until - boot_seconds()) / 2, 0.0))
-            if self._finished:
-                return
-            if self.lease.valid_until - boot_seconds() > self.lease.seconds * 2 / 3:
-                continue  # another write renewed it meanwhile
-            try:
-                await self._ledger.renew(self.lease)
-            except LeaseLost:
-                self.lease.lost = True
-                return
-            except Exception:  # noqa: BLE001 - the store may be back before the lease ends; the check before each send decides
-                await asyncio.sleep(self.lease.seconds / 10)
+        while not self._finished:
+            left_s = self.lease.valid_until - boot_seconds()
+            if left_s <= self.lease.seconds * 2 / 3:  # else another write renewed it meanwhile
+                try:
+                    await self._ledger.renew(self.lease)
+                except LeaseLost:
+                    self.lease.lost = True
+                    return
+                except Exception:  # noqa: BLE001 - the store may be back before the lease ends; the check before each send decides
+                    await asyncio.sleep(self.lease.seconds / 10)
+            await asyncio.sleep(self._until_renewal_s())

@@ -17,7 +17,7 @@ from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, AnswerError, InDoubt, 
 from onboarding.explanations import explain
 from onboarding.vendors import phrases
 from onboarding.vendors.retry_after import DEFAULT_CEILING_S, retry_after
-from onboarding.vendors.wire import Answer, NoAnswer
+from onboarding.vendors.wire import Answer, NoAnswer, Unreadable
 
 _CODE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _TEXT_LIMIT: Final = 4000
@@ -39,28 +39,6 @@ class VendorError:
 
     code: str
     text: str
-
-
-class Unreadable(ValueError):
-    """A body that is not what the vendor documents."""
-
-
-def read_json(body: bytes) -> object:
-    """The body as JSON, or None if it is empty.
-
-    Raises:
-        Unreadable: it is no JSON, or nested too deep, or holds numbers that JSON does not have.
-    """
-    if not body.strip():
-        return None
-    try:
-        return json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        raise Unreadable("the body is not JSON") from None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def unwrapped(value: object) -> object:
@@ -163,7 +141,7 @@ def _without_answer(system: str, kind: Kind, silence: NoAnswer) -> AnswerError:
 
 def _parsed(system: str, answer: Answer) -> tuple[object, VendorError | None]:
     try:
-        body = None if answer.flaw else read_json(answer.body)
+        body = None if answer.flaw else answer.content
     except Unreadable as problem:
         return problem, None
     return body, vendor_error(system, body)

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote
@@ -47,6 +47,19 @@ class Request:
     form: Mapping[str, str] | None = field(default=None, repr=False)
     max_bytes: int = ANSWER_LIMIT
     urgency: Urgency = Urgency.LOOK
+
+
+class _HeldTurn(AbstractAsyncContextManager[Turn]):
+    def __init__(self, pacing: Pacing, seconds: float) -> None:
+        self._pacing = pacing
+        self._seconds = seconds
+
+    async def __aenter__(self) -> Turn:
+        self._place = await self._pacing.take(Urgency.EFFECT)
+        return Turn(self._seconds, self._place)
+
+    async def __aexit__(self, *_raised: object) -> None:
+        self._pacing.give_back(self._place)
 
 
 class VendorCalls:
@@ -163,12 +176,15 @@ class VendorCalls:
         if isinstance(deadline, Turn):
             return await self._from_place(request, tokens, headers, deadline, check, deadline.place)
         asked_at = boot_seconds()
-        async with self.pacing.place(request.urgency) as place:
+        place = await self.pacing.take(request.urgency)
+        try:
             if request.kind is Kind.READ:
                 deadline.postpone(boot_seconds() - asked_at)
             elif deadline.passed():
                 raise Unavailable(self._system, "DEADLINE_PASSED", explain("DEADLINE_PASSED"))
             return await self._from_place(request, tokens, headers, deadline, check, place)
+        finally:
+            self.pacing.give_back(place)
 
     async def _from_place(
         self,
@@ -190,15 +206,13 @@ class VendorCalls:
         assert isinstance(outcome, Answer)  # the lack of an answer is never a success
         return outcome
 
-    @asynccontextmanager
-    async def turn(self, seconds: float) -> AsyncIterator[Turn]:
+    def turn(self, seconds: float) -> AbstractAsyncContextManager[Turn]:
         """Wait for the place of one effect, and hold it; its deadline begins then, so before its intent is committed.
 
         Raises:
             Unavailable: a long pause is under way, or the system looks dead; nothing was sent.
         """
-        async with self.pacing.place(Urgency.EFFECT) as place:
-            yield Turn(seconds, place)
+        return _HeldTurn(self.pacing, seconds)
 
     async def refuse_remembered_login(self) -> None:
         """Send no log-in with credentials that were refused before, by whatever process.

@@ -15,7 +15,7 @@ from onboarding.errors import CLINICAL_ONE, Refused
 from onboarding.explanations import explain
 from onboarding.identifiers import normalise_id
 from onboarding.settings import ClinicalOneConnection
-from onboarding.vendors.answers import Kind, Unreadable, read_json, unreadable, unwrapped
+from onboarding.vendors.answers import Kind, unreadable, unwrapped
 from onboarding.vendors.calls import Check, Request, VendorCalls, path_segment
 from onboarding.vendors.clinical_one_token import fetch_token
 from onboarding.vendors.dispensation import (
@@ -33,7 +33,7 @@ from onboarding.vendors.retry_after import DEFAULT_CEILING_S
 from onboarding.vendors.shared_reads import SharedReads
 from onboarding.vendors.tokens import LOGIN_TIMEOUT_S, Token, TokenKeeper
 from onboarding.vendors.transport import VendorHttp
-from onboarding.vendors.wire import LIST_LIMIT, Deadline
+from onboarding.vendors.wire import LIST_LIMIT, Deadline, Unreadable
 
 _Content = TypeVar("_Content")
 
@@ -267,7 +267,7 @@ class ClinicalOneClient:
     ) -> _Content:
         answer = await self._calls.authorised(request, self._tokens, _headers, deadline=deadline, check=check)
         try:
-            return read(unwrapped(read_json(answer.body)))
+            return read(unwrapped(answer.content))
         except SubjectNotStated:
             code = "SUBJECT_NOT_STATED"
         except Unreadable:

@@ -11,10 +11,10 @@ from typing import Final
 from onboarding.clocks import boot_seconds
 from onboarding.errors import CLINICAL_ONE, AnswerError, Unavailable
 from onboarding.settings import ClinicalOneConnection
-from onboarding.vendors.answers import Kind, Unreadable, read_json, unreadable
+from onboarding.vendors.answers import Kind, unreadable
 from onboarding.vendors.calls import Request, VendorCalls
 from onboarding.vendors.tokens import Token, safe_token
-from onboarding.vendors.wire import Answer, Deadline
+from onboarding.vendors.wire import Answer, Deadline, Unreadable
 
 _LIFE_S: Final = 600.0
 _LONGEST_LIFE_S: Final = 86400.0
@@ -83,7 +83,7 @@ async def _token_error(calls: VendorCalls, answer: Answer, error: AnswerError) -
 def _object(answer: Answer) -> Mapping[str, object]:
     """The answer's JSON object, or an empty one if it is something else."""
     try:
-        body = read_json(answer.body)
+        body = answer.content
     except Unreadable:
         return {}
     return body if isinstance(body, Mapping) else {}

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 from onboarding.identifiers import normalise_id
-from onboarding.vendors.answers import Unreadable
+from onboarding.vendors.wire import Unreadable
 
 DISPENSED: Final = 4
 """``inventoryStatus`` of a kit that a subject has."""

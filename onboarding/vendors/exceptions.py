@@ -7,7 +7,7 @@ from typing import Any
 from onboarding.fields import compact_json
 from onboarding.identifiers import normalise_id
 from onboarding.request import normalised_dnd_exception
-from onboarding.vendors.answers import Unreadable
+from onboarding.vendors.wire import Unreadable
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,6 @@ effect's intent is committed only for a request that may go out at once.
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -156,27 +154,12 @@ class Pacing:
         self._paused_until = boot_seconds() + left_s if left_s > 0 else 0.0
         return left_s
 
-    @asynccontextmanager
-    async def place(self, urgency: Urgency) -> AsyncIterator[Place]:
-        """Wait for a place and hold it; a short pause is waited for too.
+    async def take(self, urgency: Urgency) -> Place:
+        """Wait for a place, to be given back with ``give_back``; a short pause is waited for too.
 
         Raises:
             Unavailable: a long pause is under way (``THROTTLED``), or the system looks dead (``VENDOR_DOWN``).
         """
-        taken = await self._take(urgency)
-        try:
-            yield taken
-        finally:
-            self.breaker.gave_up(taken.stamp)  # no effect once the outcome was told
-            self._places.give_back()
-
-    def note_request(self, place: Place) -> None:
-        """A request goes out from this place; a second one counts into the rate too."""
-        place.requests += 1
-        if place.requests > 1:
-            self._places.count_another()
-
-    async def _take(self, urgency: Urgency) -> Place:
         awaited_s = 0.0
         while True:
             awaited_s = await self._sit_out_pause(awaited_s)
@@ -190,6 +173,17 @@ class Pacing:
                 self._places.give_back()
                 raise
             self._places.give_back()
+
+    def give_back(self, place: Place) -> None:
+        """The request is over."""
+        self.breaker.gave_up(place.stamp)  # no effect once the outcome was told
+        self._places.give_back()
+
+    def note_request(self, place: Place) -> None:
+        """A request goes out from this place; a second one counts into the rate too."""
+        place.requests += 1
+        if place.requests > 1:
+            self._places.count_another()
 
     async def _sit_out_pause(self, awaited_s: float) -> float:
         """Wait while the system asked for it, not longer than is worth it in all; how long that was so far."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from onboarding.errors import OPENSPECIMEN, AnswerError, Unavailable
 from onboarding.settings import OpenSpecimenConnection
-from onboarding.vendors.answers import Kind, read_json, unreadable
+from onboarding.vendors.answers import Kind, unreadable
 from onboarding.vendors.calls import Check, Request, VendorCalls
 from onboarding.vendors.gate import VendorGate
 from onboarding.vendors.limits import Limits, Turn
@@ -160,7 +160,7 @@ class OpenSpecimenClient:
 
     async def _session(self, answer: Answer) -> Token:
         """A 200 can come without a token: an account that must set a new password gets ``resetPasswordToken``."""
-        body = read_json(answer.body)
+        body = answer.content
         if isinstance(body, Mapping):
             token = safe_token(body.get("token"))
             if token is not None:
@@ -187,7 +187,7 @@ def _headers(token: Token) -> dict[str, str]:
 
 def _registration(answer: Answer, registration_id: int, kind: Kind) -> dict[str, Any]:
     """The answer if it is this registration; the id may come as a number or as text."""
-    body = read_json(answer.body)
+    body = answer.content
     if not isinstance(body, dict) or str(body.get("id")) != str(registration_id):
         raise unreadable(OPENSPECIMEN, kind, answer)
     return body

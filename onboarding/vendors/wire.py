@@ -1,11 +1,13 @@
 """What one request on the wire is made of: its deadline, the watch over its first byte, its answer or its lack."""
 
 import contextlib
+import json
 import socket
 import struct
 from asyncio import Transport
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 from aiohttp.connector import Connection
@@ -51,7 +53,11 @@ class Deadline:
         return self.remaining() <= 0.0
 
 
-@dataclass(frozen=True, slots=True)
+class Unreadable(ValueError):
+    """A body that is not what the vendor documents."""
+
+
+@dataclass(frozen=True)
 class Answer:
     """An answer whose head arrived.
 
@@ -66,6 +72,24 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = field(default=b"", repr=False)
     flaw: str | None = None
+
+    @cached_property
+    def content(self) -> object:
+        """The body as JSON, or None if it is empty. Not to be changed.
+
+        Raises:
+            Unreadable: it is no JSON, or nested too deep, or holds numbers that JSON does not have.
+        """
+        if not self.body.strip():
+            return None
+        try:
+            return json.loads(self.body, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            raise Unreadable("the body is not JSON") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 class NoAnswer(Exception):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, AnswerError, InDoubt, NotYet, Refused, Unavailable
 from onboarding.explanations import explain
 from onboarding.vendors import Answer, Kind, NoAnswer, classify, phrases
-from onboarding.vendors.answers import Unreadable, read_json, unwrapped, vendor_error
+from onboarding.vendors.answers import unwrapped, vendor_error
+from onboarding.vendors.wire import Unreadable
 
 OPENSPECIMEN_SHAPE = [{"code": "CPR_DUP_PPID", "message": "A participant with same PPID Miller exists."}]
 CLINICAL_ONE_SHAPE = {
@@ -515,11 +516,17 @@ def test_any_json_is_classified(system: str, status: int, body: object) -> None:
 def test_what_is_no_json_is_not_repeated() -> None:
     for body in (b"Miller", b'{"Miller": NaN}'):
         with pytest.raises(Unreadable, match=r"^the body is not JSON$") as caught:
-            read_json(body)
+            _ = Answer(200, body=body).content
         assert caught.value.__suppress_context__
 
 
 @given(st.binary(max_size=100))
 def test_any_bytes_are_json_or_unreadable(body: bytes) -> None:
     with contextlib.suppress(Unreadable):
-        read_json(body)
+        _ = Answer(200, body=body).content
+
+
+def test_a_body_is_read_once() -> None:
+    found = answer(200, {"id": 1})
+    assert classify(SYSTEMS[0], Kind.READ, found) is None
+    assert found.content is found.content == {"id": 1}

@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from onboarding.vendors.answers import Unreadable
 from onboarding.vendors.dispensation import (
     ConnectionType,
     Dispensation,
@@ -15,6 +14,7 @@ from onboarding.vendors.dispensation import (
     read_dispensation,
     read_history,
 )
+from onboarding.vendors.wire import Unreadable
 
 SUBJECT = "0A" * 16
 VISIT = "1B" * 16
