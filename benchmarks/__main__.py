@@ -24,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", default="", metavar="NAMES", help="beginnings of names, such as limit,direct,dbos-sqlite"
     )
-    parser.add_argument("--at-once", type=int, default=64, metavar="N", help="subjects at a time (default 64)")
+    parser.add_argument("--at-once", type=int, default=128, metavar="N", help="subjects at a time (default 128)")
     parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="times as many subjects as usual")
     parser.add_argument("--profile", action="store_true", help="write profiles beside the figures; they slow all down")
     parser.add_argument("--write", action="store_true", help="write docs/performance.md even if only some were picked")

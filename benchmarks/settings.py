@@ -24,6 +24,7 @@ def set_environment(job: Job) -> None:
         "CLINICAL_ONE_SCOPE": seed.SCOPE,
         "LOOPBACK_ONLY": "true",
         "CONCURRENCY": str(job.at_once),
+        "REQUESTS_IN_FLIGHT": str(job.at_once),
     }
     if not job.database_url.startswith("sqlite"):
         settings["LEDGER_KEY"] = LedgerKey.new_text()  # a new SQLite ledger makes its own

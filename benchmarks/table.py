@@ -39,13 +39,13 @@ class Contender:
 
 
 CONTENDERS: Final = (
-    Contender(LIMIT, "The limit: the same calls over the same HTTP stack, nothing stored", "limit", 3000),
+    Contender(LIMIT, "The limit: the same calls over the same HTTP stack, nothing stored", "limit", 10_000),
     Contender("bare", "Bare aiohttp, nothing stored", "bare", 1500),
     Contender(
         "flow-sqlite",
         "**This project**: `onboard_batch` with a Prefect server, SQLite",
         "flow",
-        3000,
+        10_000,
         "sqlite",
         prefect=True,
         needs="flows.onboard_batch",
@@ -54,13 +54,13 @@ CONTENDERS: Final = (
         "flow-postgres",
         "**This project**: `onboard_batch` with a Prefect server, PostgreSQL",
         "flow",
-        3000,
+        10_000,
         "postgres",
         prefect=True,
         needs="flows.onboard_batch",
     ),
-    Contender("direct-sqlite", "This project without Prefect, SQLite", "direct", 500, "sqlite"),
-    Contender("direct-postgres", "This project without Prefect, PostgreSQL", "direct", 500, "postgres"),
+    Contender("direct-sqlite", "This project without Prefect, SQLite", "direct", 1000, "sqlite"),
+    Contender("direct-postgres", "This project without Prefect, PostgreSQL", "direct", 1000, "postgres"),
     Contender("dbos-sqlite", "DBOS, a workflow per subject, SQLite", "dbos_workflows", 150, "sqlite", needs="dbos"),
     Contender(
         "dbos-postgres", "DBOS, a workflow per subject, PostgreSQL", "dbos_workflows", 150, "postgres", needs="dbos"
