@@ -91,9 +91,8 @@ class Store:
             else _sqlite_engine(self.url, busy_seconds, self._turns)
         )
         self._clock = clock or (_boot_clock if self.is_sqlite else _database_clock)
-        self.place: Final = self.url.set(query={}).render_as_string(
-            hide_password=True
-        )  # a query can hold a password too
+        # Without the query: that can hold a password, too.
+        self.place: Final = self.url.set(query={}).render_as_string(hide_password=True)
 
     @property
     def path(self) -> Path | None:
