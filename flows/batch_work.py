@@ -59,6 +59,11 @@ class BatchRun:
             else:
                 async with hands_for(self._bench, counts.of(CaseStatus.READY)) as hands:
                     left = await self._work_rounds(partial(self._due_by_chunks, hands))
+                    hands.no_more()
+                    return await self._told_of(left)  # meanwhile the other processes end
+            return await self._told_of(left)
+
+    async def _told_of(self, left: Left) -> State[None]:
         return self._ended(await save_results(self._bench, self._batch_id, Faults(self._faults)), left)
 
     async def _work_rounds(self, by: Round) -> Left:

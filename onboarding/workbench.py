@@ -11,16 +11,18 @@ from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, AnswerError, BadInput,
 from onboarding.intake import IntakeRequest
 from onboarding.ledger import releasing
 from onboarding.ledger.async_ledger import AsyncLedger
+from onboarding.ledger.claims import ClaimKey
 from onboarding.ledger.deciding import Decided
 from onboarding.ledger.leasing import REQUEST_UNREADABLE, Closed, Runner, refuse_mode
 from onboarding.ledger.ledger import Ledger, open_ledger
 from onboarding.ledger.opening import Opened
 from onboarding.ledger.states import StepName, StepStatus
+from onboarding.ledger.together import Taking
 from onboarding.ledger.views import Held
 from onboarding.ledger.writes import Lease
 from onboarding.request import OnboardingRequest
 from onboarding.settings import PREFIX, Connections, Settings
-from onboarding.steps.claiming import Asked, holds_of
+from onboarding.steps.claiming import Asked, holds_of, registration_claims
 from onboarding.steps.session import CaseSession
 from onboarding.steps.systems import Systems
 from onboarding.vendors.clinical_one import ClinicalOneClient
@@ -114,6 +116,7 @@ class Workbench:
         systems: Systems,
         runner: Runner,
         in_thread: Callable[..., Any],
+        committing: Callable[..., Any],
     ) -> None:
         self.settings = settings
         self.connections = connections
@@ -121,7 +124,7 @@ class Workbench:
         self.systems = systems
         self.runner = runner
         self.in_thread = in_thread
-        self.shared = AsyncLedger(ledger, in_thread)
+        self.shared = AsyncLedger(ledger, in_thread, committing)
 
     async def open_case(self, request: OnboardingRequest) -> Opened:
         """Find or make the request's case; raises ``RequestConflict`` or ``BadInput`` (a mode that is not allowed)."""
@@ -160,6 +163,9 @@ class Workbench:
             raise
         return CaseSession(self.shared, lease, request, self.systems, self.settings)
 
+    def _first_claims(self, request: IntakeRequest) -> list[ClaimKey]:
+        return [] if request.registration is None else registration_claims(Asked(request, self.systems))
+
     @asynccontextmanager
     async def session(self, case_id: str, *, retry: bool = False) -> AsyncIterator[CaseSession | Held | Closed]:
         """Take a case's lease and renew it meanwhile; or say who holds the case, or why it cannot be worked.
@@ -167,7 +173,8 @@ class Workbench:
         Raises ``BadInput`` if the case's mode is not allowed here (any more); ``LedgerError`` if its request cannot be decrypted,
         ``BadInput`` if this version does not take it: a person must look then, and nobody holds the case.
         """
-        taking = asyncio.ensure_future(self.shared.take(case_id, self.runner, self.systems.addresses, retry=retry))
+        wish = Taking(case_id, self.runner, self.systems.addresses, retry, self._first_claims)
+        taking = asyncio.ensure_future(self.shared.take(wish))
         try:
             taken = await asyncio.shield(taking)
         except asyncio.CancelledError:  # a signal: what was taken meanwhile is given back, lest it be held for nothing
@@ -246,9 +253,13 @@ async def open_workbench(
         raise BadSettings(missing_connections(connections))
     ledger = ledger or open_ledger(settings)
     threads = ThreadPoolExecutor(max_workers=1 if ledger.store.is_sqlite else 4, thread_name_prefix="ledger")
+    committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-commit")
 
     async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
+
+    async def committing(commit: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(committer, commit)
 
     runner = Runner(actor, settings.lease_seconds, flow_run_id, settings.max_idle_takings, tuple(settings.modes))
     try:
@@ -280,11 +291,12 @@ async def open_workbench(
                 connections.openspecimen.time_zone,
             )
             try:
-                yield Workbench(settings, connections, ledger, systems, runner, in_thread)
+                yield Workbench(settings, connections, ledger, systems, runner, in_thread, committing)
             finally:
                 await openspecimen.aclose()
                 await clinical_one.aclose()
     finally:
+        committer.shutdown(wait=True)  # what is in there waits for nobody
         if await_close or not ledger.store.is_sqlite:
             threads.shutdown(wait=True)
             ledger.close()

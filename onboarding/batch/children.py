@@ -118,6 +118,10 @@ class Crew:
         finally:
             self._in_hand -= 1
 
+    def no_more(self) -> None:
+        """No case will be given any more: the others begin to end."""
+        self.others.no_more()
+
     def closed_for_s(self) -> float:
         """Seconds for which one of the vendors is to be left alone; 0 if both may be asked."""
         return max(self._here.closed_for_s(), self.others.closed_for_s())
@@ -147,6 +151,11 @@ class Children:
         await self._replace()
         child = min(self._children, key=lambda one: one.in_hand)
         return await child.work(case_id)
+
+    def no_more(self) -> None:
+        """No case will be given any more: they begin to end."""
+        for child in self._children:
+            child.no_more()
 
     @property
     def fewest_in_hand(self) -> int:
@@ -237,10 +246,14 @@ class _Child:
         self._tell(f"{case_id}\n".encode())
         return await ended
 
-    async def end(self, *, cut: bool) -> None:
-        """End it; one that does not is killed, and its leases end by themselves."""
+    def no_more(self) -> None:
+        """It ends once what it works on has."""
         assert self._process.stdin is not None
         self._process.stdin.close()
+
+    async def end(self, *, cut: bool) -> None:
+        """End it; one that does not is killed, and its leases end by themselves."""
+        self.no_more()
         if cut or self._working:  # then whoever waited for those was cut off
             self._send(signal.SIGTERM)
         try:

@@ -62,6 +62,9 @@ class Hands(Protocol):
     async def work(self, case_id: str) -> Worked:
         """Take a case and work it to an ending. Raises ``StoreGone`` if the ledger cannot be used."""
 
+    def no_more(self) -> None:
+        """No case will be given any more; processes that were started for this begin to end."""
+
     def closed_for_s(self) -> float:
         """Seconds for which one of the vendors is to be left alone; 0 if both may be asked."""
 
@@ -78,6 +81,9 @@ class Here:
     async def work(self, case_id: str) -> Worked:
         """Take a case and work it to an ending. Raises ``StoreGone`` if the ledger cannot be used."""
         return await _work(self._bench, case_id, self._work)
+
+    def no_more(self) -> None:
+        """Nothing has to end."""
 
     def closed_for_s(self) -> float:
         """Seconds for which one of the vendors is to be left alone; 0 if both may be asked."""

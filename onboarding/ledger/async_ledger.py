@@ -12,9 +12,8 @@ from typing import Any, Final, TypeVar
 
 from onboarding.keys import LedgerKey
 from onboarding.ledger.claims import ClaimKey
-from onboarding.ledger.leasing import Closed, Runner
+from onboarding.ledger.leasing import Closed
 from onboarding.ledger.ledger import Ledger
-from onboarding.ledger.opening import Addresses
 from onboarding.ledger.together import ALONE, Fenced, Taking
 from onboarding.ledger.views import Held
 from onboarding.ledger.writes import CaseWrite, Lease
@@ -27,8 +26,8 @@ MOST_AT_ONCE: Final = 128
 ALONE_AT_ONCE: Final = 2
 """Cases that wait for their rows at a time: each keeps a thread busy, and renewals need one too."""
 
-_QUIET_TURNS: Final = 2  # an answer that is read in one turn of the loop is worked on in the next
-_MOST_TURNS: Final = 16
+_QUIET_TURNS: Final = 6  # an answer that is read in one turn of the loop is worked on in the next, or a few later
+_MOST_TURNS: Final = 64
 
 _Waiting = tuple[Taking | Fenced[Any], "asyncio.Future[Any]"]
 
@@ -39,11 +38,13 @@ class AsyncLedger:
     Args:
         ledger: the ledger.
         in_thread: runs a call in a thread and gives its result.
+        committing: the same for what has SQLite's write lock and only commits: in a thread that nothing else keeps waiting.
     """
 
-    def __init__(self, ledger: Ledger, in_thread: InThread) -> None:
+    def __init__(self, ledger: Ledger, in_thread: InThread, committing: InThread) -> None:
         self._ledger = ledger
         self._in_thread = in_thread
+        self._committing = committing
         self._first: deque[_Waiting] = deque()
         self._waiting: deque[_Waiting] = deque()
         self._writing: asyncio.Task[None] | None = None
@@ -56,11 +57,9 @@ class AsyncLedger:
         """The ledger's key."""
         return self._ledger.key
 
-    async def take(
-        self, case_id: str, runner: Runner, addresses: Addresses, *, retry: bool = False
-    ) -> Lease | Held | Closed:
-        """Take the case's lease, or say who has it or why it cannot be worked."""
-        taken: Lease | Held | Closed = await self._do(Taking(case_id, runner, addresses, retry=retry))
+    async def take(self, wish: Taking) -> Lease | Held | Closed:
+        """Take a case's lease, or say who has it or why it cannot be worked."""
+        taken: Lease | Held | Closed = await self._do(wish)
         return taken
 
     async def fenced(self, lease: Lease, change: Callable[[CaseWrite], T], *, claims: Sequence[ClaimKey] = ()) -> T:
@@ -118,7 +117,8 @@ class AsyncLedger:
         works = [work for work, _ in some]
         try:
             # What takes only this processor's time is done here: in two threads the same would take longer.
-            results = await self._in_thread(self._ledger.begin_together(works, wait=wait))
+            begun = self._ledger.begin_together(works, wait=wait)
+            results = await (self._committing if begun.only_commits else self._in_thread)(begun.finish)
         except Exception as error:  # noqa: BLE001 - whatever it was, nobody is to wait for ever
             results = [error] * len(some)
         for (_, done), result in zip(some, results, strict=True):

@@ -2,14 +2,16 @@
 
 import secrets
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, false, or_, select, true
 
-from onboarding.errors import BadInput, LedgerError
+from onboarding.errors import BadInput, IdentityConflict, LedgerError
 from onboarding.keys import LedgerKey
+from onboarding.ledger.claims import ClaimKey, take_claims
 from onboarding.ledger.columns import BATCH_ROWS, CASES, VENDORS, Row
 from onboarding.ledger.opening import Addresses
 from onboarding.ledger.rows import Rows
@@ -19,6 +21,7 @@ from onboarding.ledger.views import Held
 from onboarding.ledger.writes import CaseWrite, Lease
 
 NO_PROGRESS: Final = "NO_PROGRESS"
+_WORKED: Final = (StepStatus.PENDING, StepStatus.OPEN)
 SETTINGS_CHANGED: Final = "SETTINGS_CHANGED"
 LATE_ANSWER: Final = "LATE_ANSWER_CONTRADICTS"
 REQUEST_UNREADABLE: Final = "REQUEST_UNREADABLE"
@@ -61,10 +64,12 @@ def take(
     addresses: Addresses,
     *,
     retry: bool = False,
+    first_claims: Sequence[ClaimKey] = (),
 ) -> Lease | Held | Closed:
     """Take the case's lease by one compare-and-set on its locked row.
 
     ``retry`` is a person's wish to go on with a case that needs attention: refused steps are tried again, unknown ones are not.
+    ``first_claims``: what its first step claims, taken too if that is to be worked and nobody else has them.
     """
     row = rows.case(case_id)
     if row is None:
@@ -100,6 +105,10 @@ def take(
         write.need_attention(reason)
         write.end()
         return Closed(CaseStatus.ATTENTION, reason)
+    if write.step(StepName.REGISTRATION).status in _WORKED:
+        with suppress(IdentityConflict):  # the step asks for them again, and says so
+            if take_claims(write, first_claims) is None:
+                lease.first_claims = tuple(first_claims)
     write.end()
     lease.case, lease.steps = write.case, write.step_rows
     lease.request_sealed = rows.request_sealed(case_id)

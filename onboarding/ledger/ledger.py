@@ -21,7 +21,7 @@ from onboarding.ledger.leasing import Closed, Runner
 from onboarding.ledger.opening import Addresses, Opened
 from onboarding.ledger.states import CaseStatus
 from onboarding.ledger.store import SCHEMA_VERSION, Store, prepare_folder, schema_version
-from onboarding.ledger.together import Fenced, Taking
+from onboarding.ledger.together import Begun, Fenced, Taking
 from onboarding.ledger.views import CaseView, EventView, Held
 from onboarding.ledger.writes import CaseWrite, Lease
 from onboarding.request import OnboardingRequest
@@ -82,6 +82,8 @@ class Ledger:
 
     def request_of(self, lease: Lease) -> IntakeRequest:
         """The leased case's request, decrypted; nobody changes it while the lease stands."""
+        if lease.request is not None:
+            return lease.request
         return opening.stored_request(self.key.decrypt(lease.request_sealed, opening.request_place(lease.case_id)))
 
     def find_due(
@@ -121,8 +123,8 @@ class Ledger:
         """Do this work on many cases in one transaction; each fails alone. See ``together.work_together``."""
         return together.work_together(self.store, self.key, works, wait=wait)
 
-    def begin_together(self, works: Sequence[Taking | Fenced[Any]], *, wait: bool = False) -> Callable[[], list[Any]]:
-        """Begin this work, without waiting for anybody; what this returns ends it. See ``together.begin_together``."""
+    def begin_together(self, works: Sequence[Taking | Fenced[Any]], *, wait: bool = False) -> Begun:
+        """Begin this work, without waiting for anybody. See ``together.begin_together``."""
         return together.begin_together(self.store, self.key, works, wait=wait)
 
     def _one(self, work: Taking | Fenced[T]) -> Any:

@@ -103,8 +103,8 @@ class NotAhead(Exception):
 class Rows:
     """What one transaction read and is about to write.
 
-    ``cases`` are those it is about; they and ``claims``, which it will surely need, are read with one statement, in one
-    order everywhere. What else it turns out to need is read one by one. ``taken``: the cases that are taken, which need
+    ``cases`` are those it is about, read with one statement, in one order everywhere; ``want_claims`` says which claims it
+    will surely need. What else it turns out to need is read one by one. ``taken``: the cases that are taken, which need
     their requests and all of their steps too. ``known``: rows of cases as they were left before; each is used if its case
     still has that version. ``skip_locked``: a case whose row another transaction holds is left out instead of being waited
     for (PostgreSQL; SQLite has one writer).
@@ -117,7 +117,6 @@ class Rows:
         connection: Connection,
         *,
         cases: Iterable[str] = (),
-        claims: Iterable[ClaimId] = (),
         taken: Iterable[str] = (),
         known: Mapping[str, Row] = _NOTHING,
         skip_locked: bool = False,
@@ -131,7 +130,7 @@ class Rows:
         self._cases: Sheet[str] = Sheet()
         self._steps: Sheet[tuple[str, str]] = Sheet()
         self._claims: Sheet[ClaimId] = Sheet()
-        self._wanted_claims = frozenset(claims)
+        self._wanted_claims: frozenset[ClaimId] = frozenset()
         self._taken = frozenset(taken)
         self._requests: dict[str, bytes] = {}
         self._events: list[Row] = []
@@ -140,10 +139,14 @@ class Rows:
         self._leases_seen: dict[str, Row] = {}
         self._read_cases(sorted(set(cases)))
         self.now: Final = utc_now()  # one moment for all of it, and after whoever had the rows locked
-        if ahead:
-            self._read_claims(sorted(self._wanted_claims))
 
     # Reading
+
+    def want_claims(self, claims: Iterable[ClaimId]) -> None:
+        """These will be needed: they are read together, by the time the first of them is."""
+        self._wanted_claims |= frozenset(claims)
+        if self._ahead:  # now, since what is written later would not show in them
+            self._read_claims(sorted(self._wanted_claims))
 
     def skipped(self, case_id: str) -> bool:
         """Whether the case may have a row that another transaction holds."""

@@ -32,6 +32,14 @@ class WriteTurns:
         """Begin a write transaction on a connection of ``sqlite3``; raises its ``OperationalError`` if that takes too long."""
         self._once_free(connection, "BEGIN IMMEDIATE")
 
+    def begin_at_once(self, connection: Any) -> bool:
+        """As ``begin``, if nobody is in the way; whether it did."""
+        connection.execute("PRAGMA busy_timeout=0")
+        try:
+            return _done(connection, "BEGIN IMMEDIATE", last=False)
+        finally:
+            self._wait_as_usual(connection)
+
     def prepare(self, connection: Any) -> None:
         """Let a connection keep a write-ahead log; for that change SQLite itself waits for nobody."""
         self._once_free(connection, "PRAGMA journal_mode=WAL")
@@ -59,9 +67,12 @@ class WriteTurns:
                 waited = True
                 time.sleep(_POLL_S)
         finally:
-            connection.execute(f"PRAGMA busy_timeout={int(self._busy_seconds * 1000)}")
+            self._wait_as_usual(connection)
             if waited:
                 self._lock(fcntl.LOCK_UN)
+
+    def _wait_as_usual(self, connection: Any) -> None:
+        connection.execute(f"PRAGMA busy_timeout={int(self._busy_seconds * 1000)}")
 
     def _lock(self, how: int) -> bool | None:
         """Lock or unlock the file: whether that could be done at all, or None if somebody else's lock is in the way."""

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -112,20 +112,43 @@ class Store:
     def _write(self, change: Callable[[Connection], T]) -> T:
         with _said_plainly(self.place), self._engine.connect() as connection:
             self._begin(connection, writes=True)
-            try:
-                result = change(connection)
-            except BaseException:
-                with suppress(SQLAlchemyError):
-                    connection.rollback()
-                raise
-            try:
-                connection.commit()
-            except SQLAlchemyError as error:
-                connection.invalidate()
-                raise CommitUnknown(
-                    f"the ledger {self.place} did not say whether it stored the last change ({type(error).__name__}); "
-                    "nothing is sent until its state is read again: resume the case."
-                ) from None
+            result = _changed(connection, change)
+            self._commit(connection)
+        return self._after(result)
+
+    def begin_write(self, change: Callable[[Connection], T]) -> Callable[[], T] | None:
+        """All of a write but its commit, if SQLite's write lock is free: what this returns commits it, in whatever thread.
+
+        Until then the lock is held, so nothing that waits for the lock may come before. None: somebody has it (or it is not
+        SQLite); nothing was done, and ``write`` waits its turn.
+        """
+        if self._turns is None:
+            return None
+        with _said_plainly(self.place), ExitStack() as open_:
+            connection = open_.enter_context(self._engine.connect())
+            if not self._begin(connection, writes=True, waits=False):
+                return None
+            result = _changed(connection, change)
+            open_.pop_all()
+
+        def commit() -> T:
+            with _said_plainly(self.place), connection:
+                self._commit(connection)
+            return self._after(result)
+
+        return commit
+
+    def _commit(self, connection: Connection) -> None:
+        try:
+            connection.commit()
+        except SQLAlchemyError as error:
+            connection.invalidate()
+            raise CommitUnknown(
+                f"the ledger {self.place} did not say whether it stored the last change ({type(error).__name__}); "
+                "nothing is sent until its state is read again: resume the case."
+            ) from None
+
+    def _after(self, result: T) -> T:
         if self._turns is not None:
             self._turns.step_back()
         return result
@@ -175,20 +198,35 @@ class Store:
             yield connection
             connection.commit()
 
-    def _begin(self, connection: Connection, *, writes: bool) -> None:
-        """Begin a transaction; on SQLite by a statement of ours (a listener of SQLAlchemy's would slow every statement down)."""
+    def _begin(self, connection: Connection, *, writes: bool, waits: bool = True) -> bool:
+        """Begin a transaction; on SQLite by a statement of ours (a listener of SQLAlchemy's would slow every statement down).
+
+        Returns whether it did: not if somebody else writes, and this one ``waits`` for nobody.
+        """
         connection.execution_options(onboarding_writes=writes).begin()
         if self._turns is None:
-            return
+            return True
         driver = connection.connection.dbapi_connection
         assert driver is not None, "it was given for this"
         try:
+            if writes and not waits:
+                return self._turns.begin_at_once(driver)
             if writes:
                 self._turns.begin(driver)
             else:
                 driver.execute("BEGIN")
         except sqlite3.Error as error:
             raise DBAPIError.instance("BEGIN", None, error, sqlite3.Error) from error
+        return True
+
+
+def _changed(connection: Connection, change: Callable[[Connection], T]) -> T:
+    try:
+        return change(connection)
+    except BaseException:
+        with suppress(SQLAlchemyError):
+            connection.rollback()
+        raise
 
 
 def _boot_clock(_connection: Connection) -> tuple[str, float]:

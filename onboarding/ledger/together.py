@@ -8,13 +8,14 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from onboarding.clocks import boot_seconds
-from onboarding.errors import CaseContradicted
+from onboarding.errors import BadInput, CaseContradicted, LedgerError
+from onboarding.intake import IntakeRequest
 from onboarding.keys import LedgerKey
 from onboarding.ledger import leasing
 from onboarding.ledger.claims import ClaimKey
 from onboarding.ledger.columns import Row
 from onboarding.ledger.leasing import Runner
-from onboarding.ledger.opening import Addresses
+from onboarding.ledger.opening import Addresses, request_place, stored_request
 from onboarding.ledger.rows import NotAhead, ReadyRows, Rows
 from onboarding.ledger.states import StepName
 from onboarding.ledger.store import CommitUnknown, Store, StoreGone
@@ -25,18 +26,23 @@ Clock = tuple[str, float]
 WORTH_PREPARING: Final = 4
 """Works from which on SQLite's one write lock is taken only once all is computed: what they need is read twice then."""
 
+FirstClaims = Callable[[IntakeRequest], Sequence[ClaimKey]]
 ALONE: Final = object()
 """In place of a result: nothing was written, and the work is to be done alone, where it keeps nobody else waiting."""
 
 
 @dataclass(frozen=True)
 class Taking:
-    """A wish for a case's lease. Its result is the lease, or who has it, or why the case cannot be worked."""
+    """A wish for a case's lease. Its result is the lease, or who has it, or why the case cannot be worked.
+
+    ``first_claims``: what a request's first step claims; taken with the lease if that step is to be worked and they are free.
+    """
 
     case_id: str
     runner: Runner
     addresses: Addresses
     retry: bool = False
+    first_claims: FirstClaims | None = None
 
 
 @dataclass(frozen=True)
@@ -67,29 +73,42 @@ def work_together(
     out because another transaction holds its case's row, or for each part if the transaction as a whole cannot be done.
     With ``wait`` such a row is waited for instead.
     """
-    return begin_together(store, key, works, wait=wait)()
+    return begin_together(store, key, works, wait=wait).finish()
 
 
-def begin_together(
-    store: Store, key: LedgerKey, works: Sequence[Taking | Fenced[Any]], *, wait: bool = False
-) -> Callable[[], list[Any]]:
-    """The part of ``work_together`` that waits for nobody: it looks and computes. Returns what does the rest, which may."""
+@dataclass(frozen=True)
+class Begun:
+    """Work that was begun; ``finish`` does the rest, and gives what ``work_together`` gives.
+
+    ``only_commits``: all but that was done, and it has SQLite's write lock. So it must not come after anything that may wait
+    for that lock, such as another such rest that has it not.
+    """
+
+    finish: Callable[[], list[Any]]
+    only_commits: bool = False
+
+
+def begin_together(store: Store, key: LedgerKey, works: Sequence[Taking | Fenced[Any]], *, wait: bool = False) -> Begun:
+    """The part of ``work_together`` that waits for nobody: it looks and computes, and writes if SQLite's write lock is free."""
     before = boot_seconds()
     together = _Together(store, key, works, wait)
+    commit: Callable[[], list[_Part]] | None = None
     try:
-        ahead = store.is_sqlite and len(works) >= WORTH_PREPARING
-        write = together.ahead() if ahead else together.write
+        write: Callable[[Connection], list[_Part]] = together.write
+        if store.is_sqlite and len(works) >= WORTH_PREPARING:
+            write = together.ahead()
+            commit = store.begin_write(write)
     except Exception as error:  # noqa: BLE001 - whatever it was, it is handed to whom it belongs
         failed = _failed(works, error)
-        return lambda: failed
+        return Begun(lambda: failed)
 
     def finish() -> list[Any]:
         try:
-            return _written(before, store.write(write))
+            return _written(before, store.write(write) if commit is None else commit())
         except Exception as error:  # noqa: BLE001 - as above
             return _failed(works, error)
 
-    return finish
+    return Begun(finish, only_commits=commit is not None)
 
 
 def _failed(works: Sequence[Taking | Fenced[Any]], error: Exception) -> list[Any]:
@@ -169,25 +188,50 @@ class _Together:
         rows = Rows(
             connection,
             cases=[work.case_id for work in self.works],
-            claims=[(claim.kind.value, claim.key) for work in fenced for claim in work.claims],
             known={work.case_id: work.lease.case for work in fenced if work.lease.case},
             taken=[work.case_id for work in self.works if isinstance(work, Taking)],
             skip_locked=not self.wait,
             ahead=ahead,
         )
+        asked = {work.case_id: _asked(rows, self.key, work) for work in self.works if isinstance(work, Taking)}
+        wanted = [*(work.claims for work in fenced), *(one.claims for one in asked.values())]
+        rows.want_claims((claim.kind.value, claim.key) for claims in wanted for claim in claims)
         clock = self.store.clock(connection)
-        return rows, [_part(rows, self.key, clock, work, alone=len(self.works) == 1) for work in self.works]
+        alone = len(self.works) == 1
+        return rows, [_part(rows, self.key, clock, work, asked.get(work.case_id), alone=alone) for work in self.works]
 
     def _check_schema(self, connection: Connection) -> None:
         if any(isinstance(work, Taking) for work in self.works):
             leasing.check_schema(connection)
 
 
-def _part(rows: Rows, key: LedgerKey, clock: Clock, work: Taking | Fenced[Any], *, alone: bool) -> _Part:
+@dataclass(frozen=True)
+class _Asked:
+    """What a case that is taken asks for, if that can be read, and what it claims first."""
+
+    request: IntakeRequest | None = None
+    claims: Sequence[ClaimKey] = ()
+
+
+def _asked(rows: Rows, key: LedgerKey, work: Taking) -> _Asked:
+    if work.first_claims is None or rows.case(work.case_id) is None:
+        return _Asked()
+    try:
+        request = stored_request(key.decrypt(rows.request_sealed(work.case_id), request_place(work.case_id)))
+    except (LedgerError, BadInput, ValueError):  # whoever has the lease reads it again, and says so
+        return _Asked()
+    return _Asked(request, work.first_claims(request))
+
+
+def _part(
+    rows: Rows, key: LedgerKey, clock: Clock, work: Taking | Fenced[Any], asked: _Asked | None, *, alone: bool
+) -> _Part:
     if rows.skipped(work.case_id):
         return _Part(ALONE)
     try:
-        return _take(rows, key, clock, work) if isinstance(work, Taking) else _write(rows, key, clock, work)
+        if isinstance(work, Taking):
+            return _take(rows, key, clock, work, asked or _Asked())
+        return _write(rows, key, clock, work)
     except (SQLAlchemyError, NotAhead):
         raise  # the whole transaction's
     except Exception as error:
@@ -196,9 +240,14 @@ def _part(rows: Rows, key: LedgerKey, clock: Clock, work: Taking | Fenced[Any], 
         return _Part(error)
 
 
-def _take(rows: Rows, key: LedgerKey, clock: Clock, work: Taking) -> _Part:
-    taken = leasing.take(rows, key, clock, work.case_id, work.runner, work.addresses, retry=work.retry)
-    return _Part(taken, taken, taken.seconds, taken.case, taken.steps) if isinstance(taken, Lease) else _Part(taken)
+def _take(rows: Rows, key: LedgerKey, clock: Clock, work: Taking, asked: _Asked) -> _Part:
+    taken = leasing.take(
+        rows, key, clock, work.case_id, work.runner, work.addresses, retry=work.retry, first_claims=asked.claims
+    )
+    if not isinstance(taken, Lease):
+        return _Part(taken)
+    taken.request = asked.request
+    return _Part(taken, taken, taken.seconds, taken.case, taken.steps)
 
 
 def _write(rows: Rows, key: LedgerKey, clock: Clock, work: Fenced[Any]) -> _Part:

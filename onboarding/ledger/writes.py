@@ -10,8 +10,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from onboarding.errors import LeaseLost
+from onboarding.intake import IntakeRequest
 from onboarding.keys import LedgerKey
 from onboarding.ledger import trail
+from onboarding.ledger.claims import ClaimKey
 from onboarding.ledger.columns import NO_INTENT, Row, step_view
 from onboarding.ledger.rows import ClaimId, Rows, Settled, ends_of, settled_claim
 from onboarding.ledger.states import (
@@ -32,7 +34,8 @@ class Lease:
 
     ``valid_until`` is on this machine's boot clock and never later than what the ledger holds; the runner checks it right
     before each send. ``case``, ``steps``: rows as the last commit under this fence left them; while the fence stands nobody
-    else can change the steps, nor the request. Only ``Ledger`` changes these.
+    else can change the steps, nor the request (``request`` if it was read with the lease). ``first_claims``: what was
+    claimed with it. Only ``Ledger`` changes these.
     """
 
     case_id: str
@@ -45,6 +48,8 @@ class Lease:
     case: Row | None = field(default=None, repr=False)
     steps: dict[StepName, Row] = field(default_factory=dict, repr=False)
     request_sealed: bytes = field(default=b"", repr=False)
+    request: IntakeRequest | None = field(default=None, repr=False)
+    first_claims: Sequence[ClaimKey] = field(default=(), repr=False)
 
     def known(self, name: StepName) -> StepView | None:
         """The step as the last commit left it, unless only the ledger can tell: how long an intent's quiet time lasts yet."""

@@ -8,6 +8,7 @@ from datetime import datetime
 from onboarding.endings import Ending
 from onboarding.ledger.states import StepName
 from onboarding.steps.attempt import attempt_step
+from onboarding.steps.dnd_exception import seen_already
 from onboarding.steps.report import StepReport
 from onboarding.steps.session import CaseSession
 
@@ -43,6 +44,7 @@ async def work_step(session: CaseSession, step: StepName, on_wait: OnWait | None
 
 async def work_case(session: CaseSession, on_wait: OnWait | None = None) -> CaseReport:
     """Work every step in order; stop at the first that does not go on. ``on_wait`` is told of each short wait."""
+    session.beside_last_effect = seen_already
     done: list[StepReport] = []
     for step in StepName:
         report = await work_step(session, step, on_wait)

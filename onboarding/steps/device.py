@@ -175,6 +175,7 @@ async def _registered(session: CaseSession, credentials: DeviceCredentials, *, a
         says="applied",
         code=code,
         change=lambda write: write.step(STEP).applied(outcome, code=code, credentials=sealed),
+        beside=session.beside_last_effect(session),
     )
     return StepReport(STEP, Ending.DONE, code)
 

@@ -13,12 +13,13 @@ from typing import Any, Final
 from onboarding.clocks import boot_seconds
 from onboarding.endings import Ending
 from onboarding.ledger.claims import HELD_RETRY_S, UNKNOWN_ELSEWHERE, ClaimKey, ClaimKind, ExceptionClaim
+from onboarding.ledger.states import StepStatus
 from onboarding.ledger.views import ClaimView, Held
 from onboarding.ledger.writes import CaseWrite
 from onboarding.steps.exception_work import GLANCE_S, STEP, listed_since, outcome_of, work_claim
 from onboarding.steps.holding import held_report
 from onboarding.steps.report import StepReport
-from onboarding.steps.session import CaseSession
+from onboarding.steps.session import Beside, CaseSession
 from onboarding.vendors.exceptions import ExceptionList
 from onboarding.vendors.wire import Deadline
 
@@ -27,6 +28,26 @@ PATIENCE_S: Final = 5.0
 
 _FIRST_POLL_S: Final = 0.05
 _LONGEST_POLL_S: Final = 0.5
+
+
+def seen_already(session: CaseSession) -> Beside | None:
+    """The whole step, if the exception is known and was listed a moment ago: nobody needs to be asked, nor to wait.
+
+    Only for work that shows no step by itself, since this one is done before its turn: as late as its last moment.
+    """
+    section = session.request.dnd_exception
+    listed = None if section is None else _listed_lately(session)
+    if section is None or listed is None:
+        return None
+    wanted, seen = section.normalised(), listed
+    key = session.exception_key(wanted)
+
+    def see(write: CaseWrite) -> None:
+        claim = ExceptionClaim.seen(write, key).view()
+        if claim.settled and write.step(STEP).status is StepStatus.PENDING:
+            _found(write, claim, seen, wanted)
+
+    return Beside(see, [ClaimKey(ClaimKind.EXCEPTION, key, "")])
 
 
 @dataclass(frozen=True)
@@ -79,7 +100,6 @@ async def _begin(
     With the turn (``may_take``), a claim that a case of another process holds is looked at again shortly, for all who wait
     here. A case that holds the claim already needs no turn. ``careful``: what is settled is not listed, so look under a hold.
     """
-    subject = session.request.subject
 
     def begin(write: CaseWrite) -> StepReport | ClaimView | InHand | Held:
         seen = ExceptionClaim.seen(write, key)
@@ -99,13 +119,17 @@ async def _begin(
 
     pause_s = _FIRST_POLL_S
     while True:
-        since = boot_seconds() - GLANCE_S
-        listed = session.systems.clinical_one.exceptions_known(subject.study_id, str(subject.mode), since)
+        listed = _listed_lately(session)
         begun = await session.commit(begin, claims=[ClaimKey(ClaimKind.EXCEPTION, key, "")])
         if not (may_take and isinstance(begun, Held)) or patience.passed():
             return begun
         await asyncio.sleep(min(pause_s, patience.remaining()))
         pause_s = min(_LONGEST_POLL_S, pause_s * 1.5)
+
+
+def _listed_lately(session: CaseSession) -> ExceptionList | None:
+    subject, since = session.request.subject, boot_seconds() - GLANCE_S
+    return session.systems.clinical_one.exceptions_known(subject.study_id, str(subject.mode), since)
 
 
 async def _wait(session: CaseSession, held: Held) -> StepReport:

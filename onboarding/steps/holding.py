@@ -14,8 +14,12 @@ from onboarding.steps.session import CaseSession
 async def hold(session: CaseSession, step: StepName, keys: Sequence[ClaimKey]) -> StepView | StepReport:
     """Take the step's claims. Gives the step as it stands then, or the report of waiting for another case of the subject.
 
+    Those that were taken with the lease need no taking, once: they are the same as if they were taken now.
+
     Raises ``IdentityConflict`` if another subject holds one.
     """
+    if session.holds_since_the_lease(keys):
+        return await session.look(step)
     taken = await session.commit(lambda write: take(write, step, keys) or write.step(step).view(), claims=keys)
     return await held_report(session, step, taken) if isinstance(taken, Held) else taken
 

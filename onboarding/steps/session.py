@@ -56,6 +56,14 @@ class Guard:
     read_at: float
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What goes with an answer into its commit, and the claims that this looks at. It must not raise."""
+
+    change: Callable[[CaseWrite], None]
+    claims: Sequence[ClaimKey] = ()
+
+
 class CaseSession:
     """A leased case and everything a step needs to work it."""
 
@@ -72,6 +80,7 @@ class CaseSession:
         self.settings = settings
         self.lease = lease
         self.guard: Guard | None = None
+        self.beside_last_effect: Callable[[CaseSession], Beside | None] = lambda _session: None
         self._ledger = ledger
         self._joining: list[Callable[[CaseWrite], None]] = []
         self._finished = False
@@ -130,11 +139,25 @@ class CaseSession:
         return known if known is not None else await self.commit(lambda write: write.step(step).view())
 
     async def commit_answer(
-        self, step: StepName, *, attempt: int, says: str, code: str, change: Callable[[CaseWrite], T]
+        self,
+        step: StepName,
+        *,
+        attempt: int,
+        says: str,
+        code: str,
+        change: Callable[[CaseWrite], T],
+        beside: Beside | None = None,
     ) -> T:
         """Commit a conclusive answer; if the lease is gone by now, append it as a late one and stop."""
+
+        def both(write: CaseWrite) -> T:
+            result = change(write)
+            if beside is not None:
+                beside.change(write)
+            return result
+
         try:
-            return await self.commit(change)
+            return await self.commit(both, claims=beside.claims if beside is not None else ())
         except LeaseLost:
             answer = {"step": step.value, "attempt": attempt, "fence": self.lease.fence, "says": says, "code": code}
             await self._ledger.keep_late_answer(self.case_id, self.lease.actor, answer)
@@ -143,6 +166,11 @@ class CaseSession:
     async def other_claims_with(self, keys: list[str]) -> set[str]:
         """Which of these exception contents other cases have claimed."""
         return await self._ledger.other_claims_with(keys)
+
+    def holds_since_the_lease(self, claims: Sequence[ClaimKey]) -> bool:
+        """Whether these were taken with the lease. Said once: what a step does may end a claim."""
+        first, self.lease.first_claims = self.lease.first_claims, ()
+        return bool(first) and set(claims) <= set(first)
 
     def digest(self, *parts: str) -> str:
         """A keyed digest."""

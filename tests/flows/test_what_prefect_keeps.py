@@ -97,7 +97,7 @@ async def test_a_ledger_that_does_not_answer_leaves_a_run_without_its_tags_and_s
         raise StoreUnavailable("it does not answer")
 
     here = lab.bench
-    bench = Workbench(here.settings, here.connections, here.ledger, here.systems, here.runner, in_thread)
+    bench = Workbench(here.settings, here.connections, here.ledger, here.systems, here.runner, in_thread, in_thread)
     await tag_run(bench, "7K3Q9M2XW4TB")
     assert "run_not_tagged case=7K3Q9M2XW4TB error=StoreUnavailable" in caplog.text
 

@@ -22,7 +22,7 @@ from onboarding.ledger.leasing import Runner
 from onboarding.ledger.ledger import Ledger
 from onboarding.ledger.states import CaseStatus, StepStatus
 from onboarding.ledger.store import CommitUnknown, Store, StoreBusy, StoreGone, StoreUnavailable
-from onboarding.ledger.together import ALONE, WORTH_PREPARING, Fenced, Taking
+from onboarding.ledger.together import ALONE, WORTH_PREPARING, Begun, Fenced, Taking
 from onboarding.ledger.views import Held
 from onboarding.ledger.writes import CaseWrite, Lease
 from tests.ledger.bench import (
@@ -495,7 +495,7 @@ class OneAtATime:
         self._begin = ledger.begin_together
         monkeypatch.setattr(ledger, "begin_together", self._note)
 
-    def _note(self, works: Sequence[Any], *, wait: bool = False) -> Callable[[], list[Any]]:
+    def _note(self, works: Sequence[Any], *, wait: bool = False) -> Begun:
         self.begun.append(works)
         return self._begin(works, wait=wait)
 
@@ -510,7 +510,7 @@ async def test_writes_that_wait_for_a_commit_go_into_the_next_one_together(
 ) -> None:
     held = leases(bench, 10)
     threads = OneAtATime(bench.ledger, monkeypatch)
-    shared = AsyncLedger(bench.ledger, threads)
+    shared = AsyncLedger(bench.ledger, threads, threads)
     first = asyncio.create_task(shared.fenced(held[0], register))
     await threads.asked.wait()
     rest = [asyncio.create_task(shared.fenced(lease, register)) for lease in held[1:]]
@@ -523,7 +523,7 @@ async def test_writes_that_wait_for_a_commit_go_into_the_next_one_together(
 async def test_renewals_go_first(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     held = leases(bench, 3)
     threads = OneAtATime(bench.ledger, monkeypatch)
-    shared = AsyncLedger(bench.ledger, threads)
+    shared = AsyncLedger(bench.ledger, threads, threads)
     writes = [asyncio.create_task(shared.fenced(lease, register)) for lease in held[:1]]
     await threads.asked.wait()
     writes += [asyncio.create_task(shared.fenced(held[1], register)), asyncio.create_task(shared.renew(held[2]))]
@@ -550,15 +550,15 @@ async def test_a_write_waits_for_those_whose_turn_in_the_event_loop_is_next(
     held = leases(bench, 6)
     threads = OneAtATime(bench.ledger, monkeypatch)
     threads.go_on.set()
-    shared = AsyncLedger(bench.ledger, threads)
+    shared = AsyncLedger(bench.ledger, threads, threads)
     await asyncio.gather(*(later(turn, partial(shared.fenced, lease, register)) for turn, lease in enumerate(held)))
     assert [len(works) for works in threads.begun] == [len(held)]
 
 
 async def test_writes_that_come_on_and_on_hold_none_up_for_long(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = leases(bench, 60)
+    held = leases(bench, 150)
     threads = OneAtATime(bench.ledger, monkeypatch)
-    shared = AsyncLedger(bench.ledger, threads)
+    shared = AsyncLedger(bench.ledger, threads, threads)
     writes = [
         asyncio.create_task(later(turn, partial(shared.fenced, lease, register))) for turn, lease in enumerate(held)
     ]
@@ -571,7 +571,7 @@ async def test_writes_that_come_on_and_on_hold_none_up_for_long(bench: Bench, mo
 async def test_a_renewal_waits_for_nobody(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     held = leases(bench, 10)
     threads = OneAtATime(bench.ledger, monkeypatch)
-    shared = AsyncLedger(bench.ledger, threads)
+    shared = AsyncLedger(bench.ledger, threads, threads)
     writes = [
         asyncio.create_task(later(turn, partial(shared.fenced, lease, register))) for turn, lease in enumerate(held[1:])
     ]
@@ -586,8 +586,8 @@ async def test_a_renewal_waits_for_nobody(bench: Bench, monkeypatch: pytest.Monk
 def test_what_is_computed_without_the_lock_fails_as_what_is_done_under_it(sqlite_bench: Bench) -> None:
     held = leases(sqlite_bench, WORTH_PREPARING)
     sqlite_bench.ledger.store.write(lambda connection: connection.exec_driver_sql("DROP TABLE onboarding_claim"))
-    finish = sqlite_bench.ledger.begin_together([Fenced(lease, register, [registration_claim("S1")]) for lease in held])
-    assert [type(one) for one in finish()] == [StoreGone] * len(held)
+    begun = sqlite_bench.ledger.begin_together([Fenced(lease, register, [registration_claim("S1")]) for lease in held])
+    assert [type(one) for one in begun.finish()] == [StoreGone] * len(held)
 
 
 def test_a_write_that_has_ended_does_not_stay_in_memory(bench: Bench) -> None:
@@ -608,10 +608,10 @@ def test_a_write_that_has_ended_does_not_stay_in_memory(bench: Bench) -> None:
 
 async def test_it_takes_cases_and_keeps_late_answers_like_the_ledger_itself(bench: Bench) -> None:
     first, second = cases(bench, 2)
-    shared = AsyncLedger(bench.ledger, asyncio.to_thread)
-    taken = await asyncio.gather(*(shared.take(case_id, RUNNER, ADDRESSES) for case_id in (first, second)))
+    shared = AsyncLedger(bench.ledger, asyncio.to_thread, asyncio.to_thread)
+    taken = await asyncio.gather(*(shared.take(Taking(case_id, RUNNER, ADDRESSES)) for case_id in (first, second)))
     assert all(isinstance(lease, Lease) for lease in taken)
-    assert isinstance(await shared.take(first, RUNNER, ADDRESSES), Held)
+    assert isinstance(await shared.take(Taking(first, RUNNER, ADDRESSES)), Held)
     answer = {"step": "registration", "attempt": 1, "fence": 1, "says": "applied", "code": "UPDATED"}
     await shared.keep_late_answer(first, "runner", answer)
     assert bench.last_event(first).kind == "late_answer"
@@ -624,7 +624,7 @@ async def test_a_write_whose_waiter_has_gone_is_done_all_the_same(
 ) -> None:
     gone, stays = leases(bench, 2)
     threads = OneAtATime(bench.ledger, monkeypatch)
-    shared = AsyncLedger(bench.ledger, threads)
+    shared = AsyncLedger(bench.ledger, threads, threads)
     writes = [asyncio.create_task(shared.fenced(lease, register)) for lease in (gone, stays)]
     await threads.asked.wait()
     writes[0].cancel()
@@ -637,7 +637,7 @@ async def test_each_waiter_gets_what_went_wrong_with_its_own_write(bench: Bench)
     good, lost = leases(bench, 2)
     bench.clock.advance(LEASE_S + 1)
     bench.lease(lost.case_id)
-    shared = AsyncLedger(bench.ledger, asyncio.to_thread)
+    shared = AsyncLedger(bench.ledger, asyncio.to_thread, asyncio.to_thread)
     done = await asyncio.gather(*(shared.fenced(lease, register) for lease in (good, lost)), return_exceptions=True)
     assert [type(one) for one in done] == [type(None), LeaseLost]
 
@@ -648,7 +648,7 @@ async def test_a_writer_that_cannot_run_tells_whoever_waits(bench: Bench) -> Non
     async def broken(*_: Any) -> Any:
         raise StoreUnavailable("the ledger is closed")
 
-    shared = AsyncLedger(bench.ledger, broken)
+    shared = AsyncLedger(bench.ledger, broken, broken)
     with pytest.raises(StoreUnavailable):
         await shared.fenced(lease, register)
     with pytest.raises(StoreUnavailable):  # and the next one too, instead of waiting for ever
@@ -661,7 +661,7 @@ async def test_a_row_that_is_locked_for_too_long_fails_its_own_case_only(postgre
     free, locked = leases(bench, 2)
     url = bench.ledger.store.url.render_as_string(hide_password=False)
     impatient = Store(url, clock=bench.clock, busy_seconds=0.3)
-    shared = AsyncLedger(Ledger(impatient, bench.ledger.key), asyncio.to_thread)
+    shared = AsyncLedger(Ledger(impatient, bench.ledger.key), asyncio.to_thread, asyncio.to_thread)
     with holding(bench, locked.case_id):
         done = await asyncio.gather(
             *(shared.fenced(lease, register) for lease in (locked, free)), return_exceptions=True
@@ -676,7 +676,7 @@ async def test_a_row_that_is_locked_for_too_long_fails_its_own_case_only(postgre
 async def test_a_case_that_waits_for_its_row_keeps_no_other_write_waiting(postgres_bench: Bench) -> None:
     bench = postgres_bench
     locked, *free = leases(bench, 3)
-    shared = AsyncLedger(bench.ledger, asyncio.to_thread)
+    shared = AsyncLedger(bench.ledger, asyncio.to_thread, asyncio.to_thread)
     with holding(bench, locked.case_id):
         waiting = asyncio.create_task(shared.fenced(locked, register))
         await asyncio.sleep(0)  # it goes first, by itself
@@ -697,7 +697,7 @@ async def test_many_cases_that_wait_for_their_rows_leave_a_thread_for_the_others
         async def in_thread(call: Callable[..., Any], *arguments: Any) -> Any:
             return await asyncio.get_running_loop().run_in_executor(threads, call, *arguments)
 
-        shared = AsyncLedger(bench.ledger, in_thread)
+        shared = AsyncLedger(bench.ledger, in_thread, in_thread)
         with holding(bench, *(lease.case_id for lease in locked)):
             waiting = [asyncio.create_task(shared.fenced(lease, register)) for lease in locked]
             await shared.fenced(free, register)
@@ -711,7 +711,7 @@ async def test_many_cases_that_wait_for_their_rows_leave_a_thread_for_the_others
 async def test_later_writes_of_a_case_that_waits_for_its_row_keep_their_order(postgres_bench: Bench) -> None:
     bench = postgres_bench
     locked, free = leases(bench, 2)
-    shared = AsyncLedger(bench.ledger, asyncio.to_thread)
+    shared = AsyncLedger(bench.ledger, asyncio.to_thread, asyncio.to_thread)
     done: list[int] = []
 
     async def write(number: int, change: Callable[[CaseWrite], Any]) -> None:

@@ -146,7 +146,7 @@ class Suspended:
         self._bench = bench
         lease = bench.ledger.take(case_id, bench.runner, bench.systems.addresses)
         assert isinstance(lease, Lease)
-        ledger = AsyncLedger(bench.ledger, self._in_thread)
+        ledger = AsyncLedger(bench.ledger, self._in_thread, self._in_thread)
         session = CaseSession(ledger, lease, bench.ledger.request_of(lease), bench.systems, bench.settings)
         self.work = asyncio.create_task(attempt_once(session))
 
