@@ -231,7 +231,7 @@ def _country_code(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    if any(unicodedata.category(character) in _NOT_IN_A_LINE for character in text):
+    if not text.isprintable() and any(unicodedata.category(character) in _NOT_IN_A_LINE for character in text):
         raise wrong("line", "must be one line of text without control characters")
     return text
 

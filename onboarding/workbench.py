@@ -173,8 +173,7 @@ class Workbench:
         Raises ``BadInput`` if the case's mode is not allowed here (any more); ``LedgerError`` if its request cannot be decrypted,
         ``BadInput`` if this version does not take it: a person must look then, and nobody holds the case.
         """
-        wish = Taking(case_id, self.runner, self.systems.addresses, retry, self._first_claims)
-        taking = asyncio.ensure_future(self.shared.take(wish))
+        taking = self.shared.take(Taking(case_id, self.runner, self.systems.addresses, retry, self._first_claims))
         try:
             taken = await asyncio.shield(taking)
         except asyncio.CancelledError:  # a signal: what was taken meanwhile is given back, lest it be held for nothing

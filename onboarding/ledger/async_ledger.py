@@ -57,10 +57,9 @@ class AsyncLedger:
         """The ledger's key."""
         return self._ledger.key
 
-    async def take(self, wish: Taking) -> Lease | Held | Closed:
-        """Take a case's lease, or say who has it or why it cannot be worked."""
-        taken: Lease | Held | Closed = await self._do(wish)
-        return taken
+    def take(self, wish: Taking) -> "asyncio.Future[Lease | Held | Closed]":
+        """Take a case's lease, or say who has it or why it cannot be worked; whether or not somebody still waits then."""
+        return self._put(wish, first=False)
 
     async def fenced(self, lease: Lease, change: Callable[[CaseWrite], T], *, claims: Sequence[ClaimKey] = ()) -> T:
         """Run ``change`` over the leased case, and commit it; see ``Ledger.fenced``. It may be run more than once."""
@@ -80,12 +79,15 @@ class AsyncLedger:
         found: set[str] = await self._in_thread(self._ledger.other_claims_with, keys)
         return found
 
-    async def _do(self, work: Taking | Fenced[Any], *, first: bool = False) -> Any:
+    async def _do(self, work: Fenced[Any], *, first: bool = False) -> Any:
+        return await self._put(work, first=first)
+
+    def _put(self, work: Taking | Fenced[Any], *, first: bool) -> "asyncio.Future[Any]":
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         (self._first if first else self._waiting).append((work, done))
         if self._writing is None:
             self._writing = asyncio.create_task(self._write_all())
-        return await done
+        return done
 
     async def _write_all(self) -> None:
         try:
