@@ -45,7 +45,7 @@ CONTENDERS: Final = (
         "flow-sqlite",
         "**This project**: `onboard_batch` with a Prefect server, SQLite",
         "flow",
-        10_000,
+        20_000,
         "sqlite",
         prefect=True,
         needs="flows.onboard_batch",

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from time import perf_counter
 from typing import Final, Protocol
@@ -15,7 +15,6 @@ from onboarding.ledger.states import CaseStatus, StepName
 from onboarding.ledger.store import StoreGone
 from onboarding.ledger.views import Held
 from onboarding.steps.case import CaseReport, work_case
-from onboarding.steps.report import StepReport
 from onboarding.steps.session import CaseSession
 from onboarding.vendors.limits import AWAITED_PAUSE_S
 from onboarding.workbench import Workbench
@@ -36,7 +35,6 @@ class Worked:
         code: why, or the fault's type.
         due_at: when a case that waits is looked at again.
         seconds: from taking the case to its end, with all that was waited for.
-        steps: how each step that was attempted ended.
     """
 
     case_id: str
@@ -45,7 +43,6 @@ class Worked:
     step: StepName | None = None
     due_at: datetime | None = None
     seconds: float = 0.0
-    steps: tuple[StepReport, ...] = field(default=())
 
 
 Told = Callable[[Worked], None]
@@ -205,4 +202,4 @@ async def _work(bench: Workbench, case_id: str, work: Work) -> Worked:
         _log.error("case_fault case=%s error=%s", case_id, type(error).__name__)
         return Worked(case_id, None, type(error).__name__)
     took_s = perf_counter() - begun
-    return Worked(case_id, report.ending, report.code, report.step, report.due_at, took_s, report.steps)
+    return Worked(case_id, report.ending, report.code, report.step, report.due_at, took_s)

@@ -4,19 +4,21 @@ SQLAlchemy takes longer to execute a statement, and far longer to compile one, t
 and its types are asked once; then only the values are bound, by those types, and handed to the driver.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import Column, Connection, CursorResult, Dialect, Insert, Update
+from sqlalchemy import JSON, Column, Connection, CursorResult, Dialect, Insert, Update
 from sqlalchemy.types import TypeEngine
 
 from onboarding.ledger.columns import Row
 from onboarding.ledger.tables import UtcDateTime
 
 _Convert = Callable[[Any], Any]
+_json: Final = json.JSONEncoder().encode  # what SQLAlchemy would call, if its engine is given nothing else
 CHUNK: Final = 400
 """Keys in one statement: databases bound the number of its values."""
 
@@ -80,6 +82,10 @@ class _Compiled:
 
 def _converting(kind: TypeEngine[Any], dialect: Dialect) -> _Convert | None:
     convert = kind.dialect_impl(dialect).bind_processor(dialect)
+    if (
+        isinstance(kind, JSON) and kind.none_as_null and dialect.name == "sqlite"
+    ):  # as its own, without all it looks at each time
+        return lambda value: None if value is None else _json(value)
     if convert is not None and isinstance(kind, UtcDateTime):  # one moment stands in many rows of a transaction
         return lru_cache(maxsize=64)(convert)
     return convert

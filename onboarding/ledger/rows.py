@@ -52,6 +52,13 @@ _AT_SOME_WRITES: Final = frozenset(
 )
 _BY_WORK: Final = _AT_EACH_WRITE | _AT_SOME_WRITES
 _at_some_writes: Final = itemgetter(*_AT_SOME_WRITES)
+_AT_EACH_MOVE: Final = frozenset({"status", "code", "updated_at"})
+_OF_INTENT: Final = frozenset(
+    {"attempts", "probes", "absences", "in_doubt", "intent", "intent_sealed", "quiet_until", "quiet_epoch"}
+)
+_OF_OUTCOME: Final = frozenset(STEPS.c.keys()) - {"case_id", "name"} - _AT_EACH_MOVE - _OF_INTENT
+_of_intent: Final = itemgetter(*_OF_INTENT)
+_of_outcome: Final = itemgetter(*_OF_OUTCOME)
 _kept: Final = itemgetter(*(column.name for column in _WORKED if column.name not in _BY_WORK))
 
 
@@ -65,7 +72,17 @@ def _saving(table: Any, columns: Iterable[str], **place: str) -> FixedWrite:
 _SAVE_CASE: Final = {
     columns: _saving(CASES, columns, of_id="id", of_fence="fence") for columns in (_AT_EACH_WRITE, _BY_WORK)
 }
-_SAVE_STEP: Final = _saving(STEPS, {*STEPS.c.keys()} - {"case_id", "name"}, of_case="case_id", of_name="name")
+# By whether a move changed what is kept of the intent, and of how it came out: those are most of a row.
+_SAVE_STEP: Final = {
+    (of_intent, of_outcome): _saving(
+        STEPS,
+        _AT_EACH_MOVE | (_OF_INTENT if of_intent else frozenset()) | (_OF_OUTCOME if of_outcome else frozenset()),
+        of_case="case_id",
+        of_name="name",
+    )
+    for of_intent in (False, True)
+    for of_outcome in (False, True)
+}
 _SAVE_CLAIM: Final = _saving(CLAIMS, {*CLAIMS.c.keys()} - {"kind", "key"}, of_kind="kind", of_key="key")
 _ADD_EVENT: Final = FixedWrite(insert(EVENTS), EVENTS.c.keys())
 _ADD_CLAIM: Final = FixedWrite(insert(CLAIMS), CLAIMS.c.keys())
@@ -299,15 +316,17 @@ class Rows:
             assert _kept(now) == _kept(before), "work changes nothing else of a case"
             row = {**now, "of_id": case_id, "of_fence": before["fence"]}
             of[_AT_EACH_WRITE if _at_some_writes(now) == _at_some_writes(before) else _BY_WORK].append(row)
-        steps = [
-            {**self._steps.now[place], "of_case": place[0], "of_name": place[1]} for place in self._steps.changed()
-        ]
+        steps: dict[tuple[bool, bool], list[Row]] = {changed: [] for changed in _SAVE_STEP}
+        for place in self._steps.changed():
+            before, now = self._steps.read[place], self._steps.now[place]
+            changed = (_of_intent(now) != _of_intent(before), _of_outcome(now) != _of_outcome(before))
+            steps[changed].append({**now, "of_case": place[0], "of_name": place[1]})
         new = {place for place, row in self._claims_seen.items() if row is None and self._is_sqlite}
         made = [self._claims.now[place] for place in sorted(new)]
         claims = [place for place in self._claims.changed() if place not in new]
         saved = [{**self._claims.now[place], "of_kind": place[0], "of_key": place[1]} for place in claims]
         rest = [
-            (_SAVE_STEP, steps),
+            *((_SAVE_STEP[changed], rows) for changed, rows in steps.items()),
             (_ADD_EVENT, self._events),
             *self._settling(),
             (_ADD_CLAIM, made),

@@ -107,9 +107,10 @@ async def _registration(context: PlanContext) -> PlanLine:
     section = context.request.registration
     assert section is not None
     stands = await context.systems.openspecimen.read_registration(section.id, deadline=context.deadline())
-    refuse_other_registration(context, stands)
+    body = section.body()
+    refuse_other_registration(context, body, stands)
     zone = ZoneInfo(context.systems.time_zone)
-    wanted = wanted_content(section.body(), zone)
+    wanted = wanted_content(body, zone)
     now = standing_content(wanted, stands, zone)
     changed = differences(wanted, now)
     if not changed:

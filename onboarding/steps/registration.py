@@ -4,6 +4,7 @@ An update may merge people, for good, when the participant or one of its identif
 update is never sent twice. Source: vendor documentation ("Update Registration", "Merging two participants").
 """
 
+from collections.abc import Mapping
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -45,8 +46,8 @@ async def ensure_registration(session: CaseSession) -> StepReport:
 async def _update(session: CaseSession, view: StepView, stands: dict[str, Any]) -> StepReport:
     section = session.request.registration
     assert section is not None
-    refuse_other_registration(session, stands)
     body = section.body()
+    refuse_other_registration(session, body, stands)
     zone = ZoneInfo(session.systems.time_zone)
     wanted = wanted_content(body, zone)
     before = standing_content(wanted, stands, zone)
@@ -115,11 +116,10 @@ def _why_unknown(*, unchanged: bool, masked: bool) -> str:
     return "CANNOT_READ_BACK" if masked else "CHANGED_BY_SOMEONE_ELSE"
 
 
-def refuse_other_registration(session: Looks, stands: dict[str, Any]) -> None:
+def refuse_other_registration(session: Looks, body: Mapping[str, Any], stands: dict[str, Any]) -> None:
     """Refuse to touch a registration of another protocol, or another person's without leave to merge."""
     section = session.request.registration
     assert section is not None
-    body = section.body()
     for key in ("cpId", "cpTitle", "cpShortTitle"):
         asked, found = body.get(key), stands.get(key)
         if asked is not None and found is not None and str(asked).strip() != str(found).strip():

@@ -61,12 +61,12 @@ class Places:
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    async def take(self, urgency: Urgency) -> None:
-        """Wait for a place; give it back with ``give_back``."""
+    async def take(self, urgency: Urgency) -> bool:
+        """Wait for a place, to be given back with ``give_back``. Returns whether there was something to wait for."""
         loop = asyncio.get_running_loop()
         if not self._waiting and self._may_begin(loop):
             self._begin(loop)
-            return
+            return False
         turn = loop.create_future()
         self._count += 1
         heapq.heappush(self._waiting, (urgency, self._count, turn))
@@ -77,6 +77,7 @@ class Places:
             if turn.done() and not turn.cancelled():
                 self.give_back()
             raise
+        return True
 
     def give_back(self) -> None:
         """The request is over."""
@@ -163,10 +164,10 @@ class Pacing:
         awaited_s = 0.0
         while True:
             awaited_s = await self._sit_out_pause(awaited_s)
-            await self._places.take(urgency)
+            waited = await self._places.take(urgency)
             try:
                 # All who waited wake up together, but only so many at a time come to this point.
-                if await self.pause_s() <= 0.0:
+                if not waited or await self.pause_s() <= 0.0:
                     self._refuse_if_down()
                     return Place(self.breaker.enter())
             except BaseException:
