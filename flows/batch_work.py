@@ -59,8 +59,9 @@ class BatchRun:
             else:
                 async with hands_for(self._bench, counts.of(CaseStatus.READY)) as hands:
                     left = await self._work_rounds(partial(self._due_by_chunks, hands))
-                    hands.no_more()
-                    return await self._told_of(left)  # meanwhile the other processes end
+                    if left.why is not Rest.STOPPED:  # else whatever is still worked on is cut off first
+                        hands.no_more()
+                        return await self._told_of(left)  # meanwhile the other processes end
             return await self._told_of(left)
 
     async def _told_of(self, left: Left) -> State[None]:

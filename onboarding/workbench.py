@@ -258,7 +258,7 @@ async def open_workbench(
         return await asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
 
     async def committing(commit: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(committer, commit)
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(committer, commit))
 
     runner = Runner(actor, settings.lease_seconds, flow_run_id, settings.max_idle_takings, tuple(settings.modes))
     try:

@@ -14,7 +14,7 @@ from onboarding.keys import LedgerKey
 from onboarding.ledger.claims import ClaimKey
 from onboarding.ledger.leasing import Closed
 from onboarding.ledger.ledger import Ledger
-from onboarding.ledger.together import ALONE, Fenced, Taking
+from onboarding.ledger.together import ALONE, Begun, Fenced, Taking
 from onboarding.ledger.views import Held
 from onboarding.ledger.writes import CaseWrite, Lease
 
@@ -38,7 +38,8 @@ class AsyncLedger:
     Args:
         ledger: the ledger.
         in_thread: runs a call in a thread and gives its result.
-        committing: the same for what has SQLite's write lock and only commits: in a thread that nothing else keeps waiting.
+        committing: the same for what has SQLite's write lock and only commits: in a thread that nothing else keeps waiting,
+            and to its end, whoever waits for it.
     """
 
     def __init__(self, ledger: Ledger, in_thread: InThread, committing: InThread) -> None:
@@ -120,13 +121,21 @@ class AsyncLedger:
         try:
             # What takes only this processor's time is done here: in two threads the same would take longer.
             begun = self._ledger.begin_together(works, wait=wait)
-            results = await (self._committing if begun.only_commits else self._in_thread)(begun.finish)
+            results = await (self._committed(begun) if begun.only_commits else self._in_thread(begun.finish))
         except Exception as error:  # noqa: BLE001 - whatever it was, nobody is to wait for ever
             results = [error] * len(some)
         for (_, done), result in zip(some, results, strict=True):
             if result is not ALONE:
                 _settle(done, result)
         return [one for one, result in zip(some, results, strict=True) if result is ALONE]
+
+    async def _committed(self, begun: Begun) -> list[Any]:
+        """It has the lock that all others wait for, so it is committed here if it cannot be handed over any more."""
+        try:
+            results: list[Any] = await self._committing(begun.finish)
+        except Exception:  # noqa: BLE001 - of the hand-over: finishing raises nothing
+            return begun.finish()
+        return results
 
     def _set_apart(self, some: Iterable[_Waiting]) -> None:
         """Do these one by one, those of one case in their order: two at a time would mix up what its lease remembers."""

@@ -82,9 +82,8 @@ class _Compiled:
 
 def _converting(kind: TypeEngine[Any], dialect: Dialect) -> _Convert | None:
     convert = kind.dialect_impl(dialect).bind_processor(dialect)
-    if (
-        isinstance(kind, JSON) and kind.none_as_null and dialect.name == "sqlite"
-    ):  # as its own, without all it looks at each time
+    if isinstance(kind, JSON) and kind.none_as_null and dialect.name == "sqlite":
+        # As SQLAlchemy's own, without all that this looks at each time.
         return lambda value: None if value is None else _json(value)
     if convert is not None and isinstance(kind, UtcDateTime):  # one moment stands in many rows of a transaction
         return lru_cache(maxsize=64)(convert)

@@ -27,6 +27,7 @@ class WriteTurns:
         self._busy_seconds = busy_seconds
         self._opening = threading.Lock()
         self._descriptor: int | None = None
+        self._waiting: set[int] = set()  # threads of this process
 
     def begin(self, connection: Any) -> None:
         """Begin a write transaction on a connection of ``sqlite3``; raises its ``OperationalError`` if that takes too long."""
@@ -46,7 +47,9 @@ class WriteTurns:
 
     def step_back(self) -> None:
         """Let a process go first that waits, if one does. Raises nothing: what was written stands."""
-        if self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB) is None:
+        if (
+            self._waiting or self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB) is None
+        ):  # the lock tells of other processes alone
             time.sleep(_STEP_BACK_S)
         else:
             self._lock(fcntl.LOCK_UN)
@@ -63,12 +66,14 @@ class WriteTurns:
         connection.execute("PRAGMA busy_timeout=0")
         try:
             while not _done(connection, statement, last=time.monotonic() >= gives_up_at):
+                self._waiting.add(threading.get_ident())
                 self._lock(fcntl.LOCK_SH | fcntl.LOCK_NB)
                 waited = True
                 time.sleep(_POLL_S)
         finally:
             self._wait_as_usual(connection)
             if waited:
+                self._waiting.discard(threading.get_ident())
                 self._lock(fcntl.LOCK_UN)
 
     def _wait_as_usual(self, connection: Any) -> None:

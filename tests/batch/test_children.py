@@ -115,9 +115,12 @@ async def test_a_process_that_is_killed_is_replaced_and_its_cases_are_worked_aft
                 await asyncio.sleep(0.05)
         assert killed not in hands.others.pids
         assert len(hands.others.pids) == 1
-    changes = {"registration_updated": CASES, "device_registered": CASES, "dnd_exception_created": 1}
-    # Asking for an access code settles the doubt about a device-to-cloud device; by chance none of theirs is one.
-    assert lab.changes() == Counter(changes | {"access_code_issued": by_device})
+    changes = lab.changes()
+    # They settle the doubts about device-to-cloud devices, of which by chance the killed one may have had none. Ours are in
+    # doubt too if it took longer until all were held than a request may last.
+    probes = changes.pop("access_code_issued", 0)
+    assert by_device <= probes <= CASES // 2
+    assert changes == {"registration_updated": CASES, "device_registered": CASES, "dnd_exception_created": 1}
 
 
 async def test_work_that_is_cut_off_gives_every_lease_back_and_leaves_no_process(lab: Lab) -> None:

@@ -57,15 +57,6 @@ def test_what_was_begun_stands_once_it_is_finished(sqlite_bench: Bench) -> None:
     assert (len(seen), statuses(sqlite_bench, held)) == (1, {StepStatus.DONE})
 
 
-def test_what_is_dropped_unfinished_is_as_if_it_had_not_begun(sqlite_bench: Bench) -> None:
-    held = leases(sqlite_bench)
-    begun = sqlite_bench.ledger.begin_together([Fenced(lease, register) for lease in held])
-    assert begun.only_commits
-    del begun
-    assert statuses(sqlite_bench, held) == {StepStatus.PENDING}
-    assert sqlite_bench.together([Fenced(lease, register) for lease in held]) == [None] * MANY
-
-
 def test_nobody_is_waited_for_who_writes(sqlite_bench: Bench) -> None:
     held = leases(sqlite_bench)
     with writing(sqlite_bench):
@@ -180,3 +171,18 @@ async def test_a_commit_waits_for_nobody_who_waits_for_its_lock(
             await asyncio.gather(*others)
     assert statuses(sqlite_bench, held) == {StepStatus.DONE}
     assert len(others) == 1
+
+
+async def test_what_cannot_be_handed_over_any_more_is_committed_all_the_same(sqlite_bench: Bench) -> None:
+    held = leases(sqlite_bench)
+    closed = ThreadPoolExecutor(1)
+    closed.shutdown()
+
+    async def committing(commit: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(closed, commit)
+
+    shared = AsyncLedger(sqlite_bench.ledger, asyncio.to_thread, committing)
+    assert await asyncio.gather(*(shared.fenced(lease, register) for lease in held)) == [None] * MANY
+    assert statuses(sqlite_bench, held) == {StepStatus.DONE}
+    with writing(sqlite_bench):
+        pass

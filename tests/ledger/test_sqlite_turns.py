@@ -96,6 +96,41 @@ def test_who_has_written_steps_back_only_if_somebody_waits(tmp_path: Path, monke
         each.close()
 
 
+def test_who_has_written_steps_back_for_its_own_process_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    holder, other = (sqlite3.connect(tmp_path / "l.db", isolation_level=None) for _ in range(2))
+    turns = WriteTurns(tmp_path / "l.db", 5)
+    slept: list[float] = []
+    turns.begin(holder)
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 1:  # the other one waits now
+            turns.step_back()
+            holder.execute("COMMIT")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    turns.begin(other)
+    turns.step_back()
+    assert len(slept) == 2, "once who waits, once who steps back for it"
+    assert slept[1] > slept[0]
+    for one in (holder, other):
+        one.close()
+    turns.close()
+
+
+def test_nobody_begins_at_once_while_somebody_writes(tmp_path: Path) -> None:
+    holder, other = (sqlite3.connect(tmp_path / "l.db", isolation_level=None) for _ in range(2))
+    turns = WriteTurns(tmp_path / "l.db", 5)
+    assert turns.begin_at_once(holder)
+    assert not turns.begin_at_once(other)
+    holder.execute("COMMIT")
+    assert turns.begin_at_once(other)
+    assert other.execute("PRAGMA busy_timeout").fetchone() == (5000,)
+    for one in (holder, other):
+        one.close()
+    turns.close()
+
+
 def test_who_waits_too_long_is_told_and_waits_no_more(url: str) -> None:
     store, holder = Store(url, busy_seconds=0.1), sqlite3.connect(url.removeprefix("sqlite:///"))
     holder.isolation_level = None
