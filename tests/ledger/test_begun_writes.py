@@ -76,6 +76,7 @@ def test_few_works_are_written_in_the_thread(sqlite_bench: Bench) -> None:
 @pytest.mark.postgres
 def test_postgresql_is_written_in_the_thread(postgres_bench: Bench) -> None:
     held = leases(postgres_bench)
+    assert postgres_bench.ledger.store.begin_write(lambda _connection: None) is None
     begun = postgres_bench.ledger.begin_together([Fenced(lease, register) for lease in held])
     assert not begun.only_commits
     assert begun.finish() == [None] * MANY
