@@ -47,9 +47,8 @@ class WriteTurns:
 
     def step_back(self) -> None:
         """Let a process go first that waits, if one does. Raises nothing: what was written stands."""
-        if (
-            self._waiting or self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB) is None
-        ):  # the lock tells of other processes alone
+        # The lock tells of other processes alone: all threads of one share it.
+        if self._waiting or self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB) is None:
             time.sleep(_STEP_BACK_S)
         else:
             self._lock(fcntl.LOCK_UN)

@@ -116,7 +116,7 @@ async def test_a_process_that_is_killed_is_replaced_and_its_cases_are_worked_aft
         assert sum(one.ending is Ending.ONBOARDED for one in found) == CASES // 2
         left = {one.case_id for one in found if one.ending is None}
         by_device = sum(connection(lab, case_id) is ConnectionType.DEVICE_TO_CLOUD for case_id in left)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(30):
             while left:
                 due = [case_id for case_id in await lab.bench.find_due(CASES) if case_id in left]
                 again = await worked(hands, due)
