@@ -23,7 +23,7 @@ from onboarding.ledger.releasing import finish_release
 from onboarding.ledger.states import CaseStatus
 from onboarding.workbench import Workbench
 from tasks.case_tasks import work_by_tasks
-from tasks.chunk import Pieces, work_by_chunks
+from tasks.chunk import Chunks
 
 GOES_ON = (
     "Cases that are due go on by themselves with the schedule of resume-cases: pause it to keep them from that, or cancel cases "
@@ -85,10 +85,12 @@ class BatchRun:
         return await work_cases(hands, cases, lanes=lanes, told=self._told, stop=self._stop)
 
     async def _due_by_chunks(self, hands: Hands) -> float:
-        size, cases = self._bench.settings.batch_chunk, due_cases(self._bench, self._batch_id)
-        pieces = Pieces(hands, cases, size=size, lanes=self._lanes * hands.processes, stop=self._stop)
-        self._next_chunk = await work_by_chunks(pieces, self._told, first_number=self._next_chunk)
-        return pieces.closed_for_s
+        size, lanes = self._bench.settings.batch_chunk, self._lanes * hands.processes
+        chunks = Chunks(hands, size=size, lanes=lanes, first_number=self._next_chunk)
+        try:
+            return await chunks.work(due_cases(self._bench, self._batch_id), self._told, stop=self._stop)
+        finally:
+            self._next_chunk = chunks.next_number
 
     async def _due_on_pool(self) -> float:
         workers = self._bench.settings.batch_workers

@@ -1,4 +1,8 @@
-"""Some hundred cases of a large batch as one task run: many at a time inside, by the very step code of one."""
+"""Some hundred cases of a large batch as one task run: begun one after the other, and over when each of them has ended.
+
+The lanes that work the cases go on from one chunk to the next, by the very step code of one case; a chunk's task run shows which
+cases were begun, how they ended, and for how long that went on.
+"""
 
 import asyncio
 from collections import Counter
@@ -16,101 +20,134 @@ from onboarding.errors import OnboardingError
 from tasks.faults import UnexpectedFault, told
 
 
-class Pieces:
-    """Cuts the due cases of a batch into chunks that share their lanes: while the last cases of one end, the next begins."""
+class Chunk:
+    """The account of one chunk: which of its cases are under way, and how the others ended."""
 
-    def __init__(self, hands: Hands, cases: AsyncIterator[str], *, size: int, lanes: int, stop: asyncio.Event) -> None:
-        self.hands = hands
-        self.lanes = lanes
-        self.stop = stop
-        self.closed_for_s = 0.0
-        self._cases = cases
-        self._size = size
-        self._free = asyncio.Semaphore(lanes)
+    def __init__(self, number: int, size: int) -> None:
+        self.number = number
+        self._to_begin = size
+        self._under_way = 0
+        self._endings = Counter[str]()
+        self._over = asyncio.Event()
+        self._failed: OnboardingError | None = None
 
-    async def next(self) -> "Piece | None":
-        """The next chunk, if a case is left and may be begun; ask when the one before has begun its last case."""
-        if self.stop.is_set() or self.closed_for_s > 0:
-            return None
-        first = await anext(self._cases, None)
-        return None if first is None else Piece(self, first)
+    @property
+    def has_failed(self) -> bool:
+        """Whether its cases are worked no more."""
+        return self._failed is not None
 
-    async def cases_of(self, piece: "Piece") -> AsyncIterator[str]:
-        """The cases of one chunk, each as soon as a lane is free for it."""
-        case_id: str | None = piece.first
-        for left in range(self._size, 0, -1):
-            await self._free.acquire()
-            case_id = case_id if left == self._size else await anext(self._cases, None)
-            if case_id is None:
-                self._free.release()
-                break
-            yield case_id
-        piece.begun.set()
+    @property
+    def is_full(self) -> bool:
+        """Whether the next case belongs to another chunk."""
+        return self._to_begin == 0
 
-    def lane_is_free(self) -> None:
+    def begin(self) -> None:
+        """One more case is begun."""
+        self._to_begin -= 1
+        self._under_way += 1
+
+    def end(self, worked: Worked) -> None:
         """A case has ended."""
-        self._free.release()
+        self._endings[str(worked.ending or worked.code)] += 1
+        self._under_way -= 1
+        self._end_if_over()
+
+    def close(self) -> None:
+        """No further case is begun."""
+        self._to_begin = 0
+        self._end_if_over()
+
+    def fail(self, error: OnboardingError) -> None:
+        """Its cases are worked no more."""
+        self._failed = error
+        self._over.set()
+
+    async def counted(self) -> Counter[str]:
+        """How its cases ended, once all of them have; raises what kept them from it."""
+        await self._over.wait()
+        if self._failed is not None:
+            raise self._failed
+        return self._endings
+
+    def _end_if_over(self) -> None:
+        if self.is_full and self._under_way == 0:
+            self._over.set()
 
 
-class Piece:
-    """One chunk; ``begun`` is set when its last case was begun."""
-
-    def __init__(self, pieces: Pieces, first: str) -> None:
-        self.first = first
-        self.begun = asyncio.Event()
-        self._pieces = pieces
-
-    async def work(self, tell: Told) -> Counter[str]:
-        """Work the cases of this chunk; counts how they ended."""
-        pieces, endings = self._pieces, Counter[str]()
-
-        def ended(worked: Worked) -> None:
-            pieces.lane_is_free()
-            endings[str(worked.ending or worked.code)] += 1
-            tell(worked)
-
-        closed_for_s = await work_cases(
-            pieces.hands, pieces.cases_of(self), lanes=pieces.lanes, told=ended, stop=pieces.stop
-        )
-        pieces.closed_for_s = max(pieces.closed_for_s, closed_for_s)
-        return endings
-
-
-_WORK: ContextVar[tuple[Piece, Told]] = ContextVar("chunk_of_this_task")
+_CHUNK: ContextVar[Chunk] = ContextVar("chunk_of_this_task")
 
 
 @task(name="chunk", task_run_name="chunk {number}", cache_policy=NO_CACHE, persist_result=False, log_prints=False)
 async def chunk(number: int) -> State[Any]:  # noqa: ARG001 - it is the run's name
-    """Work some cases of a batch."""
-    piece, tell = _WORK.get()
-    try:
-        endings = await piece.work(tell)
-    except OnboardingError:
-        raise
-    except Exception as error:  # noqa: BLE001 - Prefect would store its text
-        raise UnexpectedFault(told(error)) from None
+    """Show some cases of a batch while they are worked."""
+    endings = await _CHUNK.get().counted()
     counts = ", ".join(f"{count} {name}" for name, count in endings.most_common())
-    return Completed(message=f"{endings.total()} cases: {counts or 'none begun'}")
+    return Completed(message=f"{endings.total()} cases: {counts}")
 
 
-async def work_by_chunks(pieces: Pieces, tell: Told, *, first_number: int) -> int:
-    """Work everything that is due, a task run for each chunk; returns the number of the next chunk."""
-    number = first_number
-    try:
-        async with asyncio.TaskGroup() as group:
-            while (piece := await pieces.next()) is not None:
-                run = group.create_task(_run_chunk(piece, tell, number))
-                begun = group.create_task(piece.begun.wait())
-                await asyncio.wait({run, begun}, return_when=asyncio.FIRST_COMPLETED)
-                begun.cancel()
-                number += 1
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None
-    return number
+class Chunks:
+    """Works due cases, many at a time, and shows them in chunks, each a task run.
+
+    Attributes:
+        next_number: of the next chunk.
+    """
+
+    def __init__(self, hands: Hands, *, size: int, lanes: int, first_number: int = 1) -> None:
+        self.next_number = first_number
+        self._hands = hands
+        self._size = size
+        self._lanes = lanes
+        self._open: Chunk | None = None
+        self._of_case: dict[str, Chunk] = {}
+
+    async def work(self, cases: AsyncIterator[str], tell: Told, *, stop: asyncio.Event) -> float:
+        """Work these cases, as ``work_cases`` does, and give what that gives.
+
+        Raises:
+            OnboardingError: what ``work_cases`` raised, which every chunk that was under way shows too.
+        """
+
+        def ended(worked: Worked) -> None:
+            self._of_case.pop(worked.case_id).end(worked)
+            tell(worked)
+
+        met: OnboardingError | None = None
+        closed_for_s = 0.0
+        try:
+            async with asyncio.TaskGroup() as runs:
+                begun = self._in_chunks(cases, runs)
+                try:
+                    closed_for_s = await work_cases(self._hands, begun, lanes=self._lanes, told=ended, stop=stop)
+                except Exception as error:  # noqa: BLE001 - Prefect would store its text
+                    met = error if isinstance(error, OnboardingError) else UnexpectedFault(told(error))
+                self._end(met)
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        if met is not None:
+            raise met
+        return closed_for_s
+
+    async def _in_chunks(self, cases: AsyncIterator[str], runs: asyncio.TaskGroup) -> AsyncIterator[str]:
+        async for case_id in cases:
+            if self._open is None or self._open.is_full:
+                self._open = Chunk(self.next_number, self._size)
+                self.next_number += 1
+                runs.create_task(_run(self._open))
+            self._open.begin()
+            self._of_case[case_id] = self._open
+            yield case_id
+
+    def _end(self, met: OnboardingError | None) -> None:
+        """No case is begun any more; ``met`` is what cut off those that were."""
+        for one in {*self._of_case.values(), *([self._open] if self._open else [])}:
+            if met is None:
+                one.close()
+            else:
+                one.fail(met)
 
 
-async def _run_chunk(piece: Piece, tell: Told, number: int) -> None:
-    _WORK.set((piece, tell))  # in the context of this asyncio task alone
-    state = await cast("Awaitable[State[Any]]", chunk(number, return_state=True))
-    if not state.is_completed():
+async def _run(one: Chunk) -> None:
+    _CHUNK.set(one)  # in the context of this asyncio task alone
+    state = await cast("Awaitable[State[Any]]", chunk(one.number, return_state=True))
+    if not state.is_completed() and not one.has_failed:
         await state.aresult()  # raises what ended it
