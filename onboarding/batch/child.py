@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
@@ -85,13 +85,27 @@ class _Answers(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self._turn = threading.Lock()
+        self._soon: list[Answer] = []
         self._out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def say(self, answer: Answer) -> None:
-        line = answer.model_dump_json(exclude_defaults=True) + "\n"
+        self._write([answer])
+
+    def say_soon(self, answer: Answer) -> None:
+        """Say it with what else is to be said in this turn of the event loop: a commit ends several cases at a time."""
+        if not self._soon:
+            asyncio.get_running_loop().call_soon(self.say_all)
+        self._soon.append(answer)
+
+    def say_all(self) -> None:
+        soon, self._soon = self._soon, []
+        self._write(soon)
+
+    def _write(self, answers: Sequence[Answer]) -> None:
+        lines = "".join(answer.model_dump_json(exclude_defaults=True) + "\n" for answer in answers)
         with self._turn, suppress(BrokenPipeError):  # whoever asked is gone; what was begun is ended all the same
-            self._out.write(line)
+            self._out.write(lines)
             self._out.flush()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -125,13 +139,16 @@ async def _work(bench: Workbench, lines: asyncio.StreamReader, answers: _Answers
 
     async def work(case_id: str) -> None:
         try:
-            answers.say(Answer(worked=await hands.work(case_id), closed_for_s=hands.closed_for_s()))
+            answers.say_soon(Answer(worked=await hands.work(case_id), closed_for_s=hands.closed_for_s()))
         except OnboardingError as error:
-            answers.say(Answer(gone=str(error)))
+            answers.say_soon(Answer(gone=str(error)))
 
-    async with asyncio.TaskGroup() as group:
-        while line := await lines.readline():
-            group.create_task(work(line.decode("ascii").strip()))
+    try:
+        async with asyncio.TaskGroup() as group:
+            while line := await lines.readline():
+                group.create_task(work(line.decode("ascii").strip()))
+    finally:
+        answers.say_all()
 
 
 async def _until_terminated() -> None:

@@ -195,6 +195,7 @@ class _Child:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._working: dict[str, asyncio.Future[Worked]] = {}
+        self._to_tell: list[bytes] = []
         self.closed_until = 0.0
         self.gone: str | None = None
         self.has_ended = False
@@ -249,6 +250,7 @@ class _Child:
     def no_more(self) -> None:
         """It ends once what it works on has."""
         assert self._process.stdin is not None
+        self._tell_all()
         self._process.stdin.close()
 
     async def end(self, *, cut: bool) -> None:
@@ -268,8 +270,16 @@ class _Child:
                 self._process.send_signal(number)
 
     def _tell(self, line: bytes) -> None:
+        """Say it, with what else is said in this turn of the event loop: cases end, and so begin, several at a time."""
+        if not self._to_tell:
+            asyncio.get_running_loop().call_soon(self._tell_all)
+        self._to_tell.append(line)
+
+    def _tell_all(self) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(line)
+        lines, self._to_tell = self._to_tell, []
+        if lines:
+            self._process.stdin.write(b"".join(lines))
 
     async def _listen(self) -> None:
         assert self._process.stdout is not None
