@@ -77,6 +77,12 @@ class LedgerGate:
             now = loop.time()
         return until - now if until > now else 0.0
 
+    def known_not_before(self, system: str) -> float | None:
+        """The same, if the ledger was asked within the last second; else None."""
+        asked_at, until = self._pauses.get(system, _NEVER_ASKED)
+        now = asyncio.get_running_loop().time()
+        return None if now - asked_at >= _PAUSE_LASTS_S else max(0.0, until - now)
+
     async def _ask(self, system: str) -> float:
         """Until when nobody may send, by the event loop's clock: as the ledger has it, or longer as is known here."""
         try:

@@ -21,6 +21,7 @@ from onboarding.ledger.views import ClaimView, Held, Intent
 if TYPE_CHECKING:
     from onboarding.ledger.writes import CaseWrite
 
+_compact: Final = json.JSONEncoder(separators=(",", ":")).encode
 HELD_RETRY_S: Final = 5.0
 UNKNOWN_ELSEWHERE: Final = "EXCEPTION_UNKNOWN_IN_ANOTHER_CASE"
 """Why a case waits whose exception is unknown in another case, until a person decides about that one."""
@@ -63,7 +64,7 @@ class ClaimKey:
 
 def claim_key(*parts: str) -> str:
     """One text for the parts of a claim's key that cannot be confused with other parts."""
-    return json.dumps(parts, separators=(",", ":"))
+    return _compact(parts)
 
 
 def take_claims(write: "CaseWrite", keys: Iterable[ClaimKey]) -> Held | None:

@@ -110,7 +110,8 @@ class VendorCalls:
             Unavailable: a pause is under way; nothing was sent.
             Exception: what ``check`` raised, unchanged; nothing was sent.
         """
-        await self._sit_out_pause(deadline)
+        if not self.pacing.is_open:
+            await self._sit_out_pause(deadline)
         stamp = self.pacing.breaker.stamp if place is None else place.stamp
         if place is not None:
             self.pacing.note_request(place)

@@ -26,6 +26,9 @@ class VendorGate(Protocol):
     async def not_before(self, system: str) -> float:
         """Seconds that nobody may send anything to the system; 0 if it may be used."""
 
+    def known_not_before(self, system: str) -> float | None:
+        """The same, if it is known without asking anybody; else None."""
+
     async def remember_not_before(self, system: str, seconds: float) -> None:
         """Keep every process from sending anything to the system for so many seconds."""
 
@@ -53,6 +56,10 @@ class InMemoryGate:
 
     async def not_before(self, system: str) -> float:
         """Seconds left of the system's pause."""
+        return self.known_not_before(system)
+
+    def known_not_before(self, system: str) -> float:
+        """The same: nobody else knows more."""
         return max(0.0, self._open_at.get(system, 0.0) - boot_seconds())
 
     async def remember_not_before(self, system: str, seconds: float) -> None:

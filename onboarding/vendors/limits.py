@@ -149,6 +149,11 @@ class Pacing:
         """Seconds for which nothing will be sent, as far as this process knows: a pause, or a system that looks dead."""
         return max(self.breaker.closed_for_s(), self._paused_until - boot_seconds(), 0.0)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether surely no pause is under way; else ``pause_s`` tells."""
+        return self._gate.known_not_before(self._system) == 0.0
+
     async def pause_s(self) -> float:
         """Seconds that are left of the pause that the system asked for."""
         left_s = await self._gate.not_before(self._system)
@@ -163,7 +168,9 @@ class Pacing:
         """
         awaited_s = 0.0
         while True:
-            awaited_s = await self._sit_out_pause(awaited_s)
+            self._refuse_if_down()
+            if not self.is_open:
+                awaited_s = await self._sit_out_pause(awaited_s)
             waited = await self._places.take(urgency)
             try:
                 # All who waited wake up together, but only so many at a time come to this point.
@@ -188,7 +195,6 @@ class Pacing:
 
     async def _sit_out_pause(self, awaited_s: float) -> float:
         """Wait while the system asked for it, not longer than is worth it in all; how long that was so far."""
-        self._refuse_if_down()
         while (pause_s := await self.pause_s()) > 0:
             if awaited_s + pause_s > AWAITED_PAUSE_S:
                 raise self.throttled(pause_s)

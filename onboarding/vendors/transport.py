@@ -42,13 +42,18 @@ _SET_BY_AIOHTTP: Final = frozenset({"host", "content-length"})
 
 def json_bytes(value: object) -> bytes:
     """JSON in UTF-8 as it goes on the wire; whole ``Decimal`` numbers become integers, others the shortest decimal."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain_number).encode()
+    return _compact(value).encode()
 
 
 def _plain_number(value: object) -> int | float:
     if not isinstance(value, Decimal):
         raise TypeError(f"{type(value).__name__} cannot be written as JSON")
     return int(value) if value == value.to_integral_value() else float(value)
+
+
+_compact: Final = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain_number
+).encode
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):
