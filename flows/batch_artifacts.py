@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 from prefect.artifacts import (
@@ -32,7 +32,7 @@ from onboarding.workbench import Workbench
 ROWS_SHOWN: Final = 500
 PROGRESS_EVERY_S: Final = 5.0
 LAST_PAUSES_S: Final = (0.5, 2.0, 5.0)
-_FIRST: Final = ("not taken", "attention", "cancelled", "waiting", "open", "done")
+_FIRST: Final = ("not taken", "attention", "cancelled", "waiting", "open")
 _log: Final = logging.getLogger("onboarding.flows")
 
 
@@ -49,32 +49,52 @@ class Faults:
 @asynccontextmanager
 async def progress_shown(bench: Workbench, batch_id: str) -> AsyncIterator[None]:
     """Keep the run's progress artifact up to date during the block. Whatever keeps it from being so is only noted."""
-    artifact: Any = None
-    last: Progress | None = None
-
-    async def show(progress: Progress) -> None:
-        nonlocal artifact, last
-        if progress == last:
-            return
-        share, words = 100.0 * progress.worked / max(1, progress.cases), f"Batch {batch_id}: {progress}"
-        try:
-            if artifact is None:
-                artifact = await acreate_progress_artifact(share, key="onboarding-batch-progress", description=words)
-            else:
-                await aupdate_progress_artifact(artifact, share, description=words)
-            last = progress
-        except Exception as error:  # noqa: BLE001 - a picture of the work, whatever keeps it from being drawn
-            _log.warning("progress_not_shown batch=%s error=%s", batch_id, type(error).__name__)
-
-    async with watching(bench.ledger, batch_id, show, every_s=PROGRESS_EVERY_S):
+    page = _ProgressPage(batch_id)
+    async with watching(bench.ledger, batch_id, page.show, every_s=PROGRESS_EVERY_S, steps=False):
         yield
+        page.expect_another()
     for pause_s in LAST_PAUSES_S:  # a server on SQLite is busy now and then, and the last word should stand
+        if page.is_up_to_date:
+            return
+        await asyncio.sleep(pause_s)
         with suppress(StoreUnavailable):
-            now = await bench.in_thread(look, bench.ledger, batch_id)
-            if now == last:
-                return
-            await asyncio.sleep(pause_s)
-            await show(now)
+            await page.show(await bench.in_thread(lambda: look(bench.ledger, batch_id, steps=False)))
+
+
+class _ProgressPage:
+    """The run's progress artifact, and what it shows."""
+
+    def __init__(self, batch_id: str) -> None:
+        self._batch_id = batch_id
+        self._artifact: Any = None
+        self._newest: Progress | None = None
+        self._shown: Progress | None = None
+
+    @property
+    def is_up_to_date(self) -> bool:
+        """Whether it shows what was seen last."""
+        return self._newest is not None and self._newest == self._shown
+
+    def expect_another(self) -> None:
+        """What was seen up to now is not the last word."""
+        self._newest = None
+
+    async def show(self, progress: Progress) -> None:
+        """Show this, if it can be; it is noted if not."""
+        self._newest = progress
+        if progress == self._shown:
+            return
+        share = 100.0 * progress.worked / max(1, progress.cases)
+        words = f"Batch {self._batch_id}: {progress}"
+        try:
+            if self._artifact is None:
+                key = "onboarding-batch-progress"
+                self._artifact = await acreate_progress_artifact(share, key=key, description=words)
+            else:
+                await aupdate_progress_artifact(self._artifact, share, description=words)
+            self._shown = progress
+        except Exception as error:  # noqa: BLE001 - a picture of the work, whatever keeps it from being drawn
+            _log.warning("progress_not_shown batch=%s error=%s", self._batch_id, type(error).__name__)
 
 
 async def save_results(bench: Workbench, batch_id: str, faults: Faults) -> BatchCounts:
@@ -98,16 +118,16 @@ async def save_results(bench: Workbench, batch_id: str, faults: Faults) -> Batch
 
 def _look(ledger: Ledger, batch_id: str, faults: Faults) -> tuple[BatchCounts, str, list[dict[str, Any]]]:
     counts = batches.counts(ledger, batch_id)
-    return counts, "\n".join(_summary(ledger, batch_id, counts, faults)), _table(ledger, batch_id)
+    return counts, "\n".join(_summary(ledger, batch_id, counts, faults)), _table(ledger, batch_id, counts)
 
 
-def _table(ledger: Ledger, batch_id: str) -> list[dict[str, Any]]:
+def _table(ledger: Ledger, batch_id: str, counts: BatchCounts) -> list[dict[str, Any]]:
     """Rows for the page, the most urgent first; no words from the file, which could hold anything."""
     kept: dict[str, list[Result]] = {outcome: [] for outcome in _FIRST}
-    for result in results(ledger, batch_id):
+    for result in () if counts.all_done else results(ledger, batch_id, done=False):
         if len(of_kind := kept.setdefault(result.outcome, [])) < ROWS_SHOWN:
             of_kind.append(result)
-    urgent = (result for of_kind in kept.values() for result in of_kind)
+    urgent = chain(chain.from_iterable(kept.values()), results(ledger, batch_id, done=True))
     return [
         {
             "row": result.row,

@@ -28,7 +28,10 @@ class StepProgress:
 
 @dataclass(frozen=True)
 class Progress:
-    """How many cases of a batch stand where. ``untouched`` were not worked yet; ``waiting`` were, and wait."""
+    """How many cases of a batch stand where. ``untouched`` were not worked yet; ``waiting`` were, and wait.
+
+    ``steps`` is empty if those were not looked at.
+    """
 
     done: int
     untouched: int
@@ -51,23 +54,27 @@ class Progress:
         return f"{self.done} of {self.cases} done, {self.waiting} waiting, {self.attention} need attention"
 
 
-def look(ledger: Ledger, batch_id: str) -> Progress:
-    """How far the batch is now. It blocks, for a time that grows with the batch."""
+def look(ledger: Ledger, batch_id: str, *, steps: bool = True) -> Progress:
+    """How far the batch is now. It blocks, for a time that grows with the batch, and is less than half without ``steps``."""
     counts = batches.counts(ledger, batch_id)
     waiting = sum(n for (status, reason), n in counts.cases.items() if status is CaseStatus.READY and reason)
-    asked: Counter[StepName] = Counter()
-    done: Counter[StepName] = Counter()
-    for found in batch_progress.step_counts(ledger, batch_id):
-        asked[found.step] += found.number if found.status is not StepStatus.NOT_REQUESTED else 0
-        done[found.step] += found.number if found.status is StepStatus.DONE else 0
     return Progress(
         done=counts.of(CaseStatus.DONE),
         untouched=counts.of(CaseStatus.READY) - waiting,
         waiting=waiting,
         attention=counts.of(CaseStatus.ATTENTION),
         cancelled=counts.of(CaseStatus.CANCELLED),
-        steps={step: StepProgress(asked[step], done[step]) for step in StepName},
+        steps=_steps(ledger, batch_id) if steps else {},
     )
+
+
+def _steps(ledger: Ledger, batch_id: str) -> Mapping[StepName, StepProgress]:
+    asked: Counter[StepName] = Counter()
+    done: Counter[StepName] = Counter()
+    for found in batch_progress.step_counts(ledger, batch_id):
+        asked[found.step] += found.number if found.status is not StepStatus.NOT_REQUESTED else 0
+        done[found.step] += found.number if found.status is StepStatus.DONE else 0
+    return {step: StepProgress(asked[step], done[step]) for step in StepName}
 
 
 class Pace:
@@ -99,18 +106,20 @@ Show = Callable[[Progress], Awaitable[None] | None]
 
 
 @asynccontextmanager
-async def watching(ledger: Ledger, batch_id: str, show: Show, *, every_s: float) -> AsyncIterator[None]:
-    """Show how far a batch is while the block runs, now and then and once more at its end."""
+async def watching(
+    ledger: Ledger, batch_id: str, show: Show, *, every_s: float, steps: bool = True
+) -> AsyncIterator[None]:
+    """Show how far a batch is while the block runs, now and then and once more at its end; ``steps``: step by step."""
     over = asyncio.Event()
 
     async def watch() -> None:
         while True:
-            begun = monotonic()
+            is_last, begun = over.is_set(), monotonic()
             with suppress(StoreUnavailable):  # whoever works on it says so
-                shown = show(await asyncio.to_thread(look, ledger, batch_id))
+                shown = show(await asyncio.to_thread(look, ledger, batch_id, steps=steps))
                 if shown is not None:
                     await shown
-            if over.is_set():
+            if is_last:
                 return
             try:
                 await asyncio.wait_for(over.wait(), max(every_s, (monotonic() - begun) * _SHARE_OF_TIME))

@@ -66,9 +66,9 @@ def result_of(found: RowOutcome) -> Result:
     return Result(found.number, found.line, case_id, outcome, code, reason, advice(found.reason))
 
 
-def results(ledger: Ledger, batch_id: str) -> Iterator[Result]:
-    """Every row's outcome in the file's order, streamed."""
-    return map(result_of, batches.outcomes(ledger, batch_id))
+def results(ledger: Ledger, batch_id: str, *, done: bool | None = None) -> Iterator[Result]:
+    """Every row's outcome in the file's order, streamed. ``done``: only rows whose case is done, or only the others."""
+    return map(result_of, batches.outcomes(ledger, batch_id, done=done))
 
 
 def results_path(source: Path) -> Path:

@@ -7,7 +7,7 @@ from datetime import datetime
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, Select, func, or_, select, true
+from sqlalchemy import Connection, Select, exists, func, or_, select, true
 
 from onboarding.clocks import utc_now
 from onboarding.ledger import batches
@@ -67,7 +67,9 @@ def next_look_s(
     let_in = CASES.c.blocked_login.is_(None)
     if logins:
         let_in = or_(let_in, CASES.c.blocked_login.not_in(list(logins)))
-    ready = (CASES.c.status == CaseStatus.READY, allowed, CASES.c.id.in_(_cases_of(batch_id)))
+    # Asked of each case that is ready, of which few are left when this matters, and not of each row of the batch.
+    of_batch = exists().where(BATCH_ROWS.c.case_id == CASES.c.id, BATCH_ROWS.c.batch_id == batch_id)
+    ready = (CASES.c.status == CaseStatus.READY, allowed, of_batch)
 
     def look(connection: Connection) -> float | None:
         epoch, seconds = ledger.store.clock(connection)

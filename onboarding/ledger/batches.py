@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, or_, select, true, update
 
 from onboarding.clocks import utc_now
 from onboarding.keys import LedgerKey
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CHUNK: Final = 1000
 ABANDONED_AFTER: Final = timedelta(days=1)
+_NOT_DONE: Final = or_(CASES.c.status.is_(None), CASES.c.status != CaseStatus.DONE)
 _STAND_IN: Final = (RowStanding.OPENED, RowStanding.FOUND, RowStanding.REPLACED)
 
 
@@ -58,6 +59,11 @@ class BatchCounts:
     def of(self, status: CaseStatus) -> int:
         """How many cases stand in this status."""
         return sum(number for (found, _), number in self.cases.items() if found is status)
+
+    @property
+    def all_done(self) -> bool:
+        """Whether every row has a case, and each is done."""
+        return RowStanding.LEFT_OUT not in self.rows and all(status is CaseStatus.DONE for status, _ in self.cases)
 
 
 @dataclass(frozen=True)
@@ -157,17 +163,18 @@ def counts(ledger: "Ledger", batch_id: str) -> BatchCounts:
     return ledger.store.read(look)
 
 
-def outcomes(ledger: "Ledger", batch_id: str) -> Iterator[RowOutcome]:
+def outcomes(ledger: "Ledger", batch_id: str, *, done: bool | None = None) -> Iterator[RowOutcome]:
     """Every row of the batch in the file's order, read piece by piece; rows of a rejected batch are its bad ones.
 
-    Row 0 is what was wrong with the whole file.
+    Row 0 is what was wrong with the whole file. ``done``: only rows whose case is done, or only the others.
     """
     last = -1
+    wanted = {None: true(), True: CASES.c.status == CaseStatus.DONE, False: _NOT_DONE}[done]
     while True:
         query = (
             select(BATCH_ROWS, CASES.c.status, CASES.c.reason)
             .join(CASES, CASES.c.id == BATCH_ROWS.c.case_id, isouter=True)
-            .where(BATCH_ROWS.c.batch_id == batch_id, BATCH_ROWS.c.number > last)
+            .where(BATCH_ROWS.c.batch_id == batch_id, BATCH_ROWS.c.number > last, wanted)
             .order_by(BATCH_ROWS.c.number)
             .limit(CHUNK)
         )
