@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from math import inf
+from time import monotonic
 from typing import Any, Final, TypeVar
 
 from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, AnswerError, BadInput, BadSettings, LeaseLost, LedgerError
@@ -61,9 +62,8 @@ class LedgerGate:
 
     async def not_before(self, system: str) -> float:
         """Seconds nobody may send; the ledger is asked once a second, by one of those who want to know."""
-        loop = asyncio.get_running_loop()
         asked_at, until = self._pauses.get(system, _NEVER_ASKED)
-        now = loop.time()
+        now = monotonic()
         age_s = now - asked_at
         if age_s >= _PAUSE_LASTS_S:
             asking = self._asking.get(system)
@@ -74,22 +74,22 @@ class LedgerGate:
                 await asyncio.wait({asking})
             if asking.done():
                 until = asking.result()
-            now = loop.time()
+            now = monotonic()
         return until - now if until > now else 0.0
 
     def known_not_before(self, system: str) -> float | None:
         """The same, if the ledger was asked within the last second; else None."""
         asked_at, until = self._pauses.get(system, _NEVER_ASKED)
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         return None if now - asked_at >= _PAUSE_LASTS_S else max(0.0, until - now)
 
     async def _ask(self, system: str) -> float:
-        """Until when nobody may send, by the event loop's clock: as the ledger has it, or longer as is known here."""
+        """Until when nobody may send, by the monotonic clock: as the ledger has it, or longer as is known here."""
         try:
             left = float(await self._in_thread(self._ledger.not_before, system))
         finally:
             del self._asking[system]
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         until = max(now + left, self._pauses.get(system, (now, now))[1])
         self._pauses[system] = (now, until)
         return until
@@ -99,7 +99,7 @@ class LedgerGate:
 
         The ledger gets it a little longer, so that it is written once for all whose requests were turned away together.
         """
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         known = self._pauses.get(system, (now, now))[1]
         if known >= now + seconds:
             return

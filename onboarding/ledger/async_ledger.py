@@ -46,6 +46,7 @@ class AsyncLedger:
         self._ledger = ledger
         self._in_thread = in_thread
         self._committing = committing
+        self._loop = asyncio.get_running_loop()
         self._first: deque[_Waiting] = deque()
         self._waiting: deque[_Waiting] = deque()
         self._writing: asyncio.Task[None] | None = None
@@ -84,7 +85,7 @@ class AsyncLedger:
         return await self._put(work, first=first)
 
     def _put(self, work: Taking | Fenced[Any], *, first: bool) -> "asyncio.Future[Any]":
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[Any] = self._loop.create_future()
         (self._first if first else self._waiting).append((work, done))
         if self._writing is None:
             self._writing = asyncio.create_task(self._write_all())

@@ -4,7 +4,7 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -141,15 +141,19 @@ def new_cases(
     actor: str,
     batch_id: str | None = None,
 ) -> NewCases:
-    """Put together what ``insert_cases`` writes, before the transaction that does."""
+    """Put together what ``insert_cases`` writes, before the transaction that does.
+
+    They are made in this order, and fall due in it, a microsecond apart: so cases that are worked at the same time lie side by
+    side in the database, and a commit of many writes few pages.
+    """
     now = utc_now()
     batch = {} if batch_id is None else {"batch": batch_id}
     cases: dict[str, Row] = {}
     events: dict[str, Row] = {}
-    for each in wanted:
+    for number, each in enumerate(wanted):
         entry = trail.Entry(now, actor, "case_opened", detail={"sections": sorted(each.section_digests), **batch})
         events[each.case_id], seal = trail.sealed(key, each.case_id, 1, "", entry)
-        case = _case_values(each, addresses, now)
+        case = _case_values(each, addresses, now) | {"due_at": now + timedelta(microseconds=number)}
         cases[each.case_id] = {**case, "batch_id": batch_id, "trail_sequence": 1, "trail_seal": seal}
     return NewCases(cases, events, {each.case_id: list(_steps(each, now)) for each in wanted})
 
@@ -158,8 +162,11 @@ def insert_cases(connection: Connection, new: NewCases) -> set[str]:
     """Make those cases that have none yet; returns their ids. The index lets one live case in per business key."""
     if not new.cases:
         return set()
-    # In one order everywhere, so that two transactions cannot wait for each other at the index.
-    cases = sorted(new.cases.values(), key=lambda case: str(case["business_key"]))
+    cases = list(new.cases.values())
+    if (
+        connection.dialect.name != "sqlite"
+    ):  # in one order everywhere, so that two cannot wait for each other at the index
+        cases.sort(key=lambda case: str(case["business_key"]))
     _ADD_CASES[connection.dialect.name].run(connection, cases)
     made = {row["id"] for row in _ID.by(connection, "id", list(new.cases))}  # not every driver counts what it inserted
     if made:

@@ -38,7 +38,6 @@ _NOTHING: Final[Mapping[str, Row]] = {}
 _AT_EACH_WRITE: Final = frozenset({"lease_until", "lease_epoch", "updated_at", "trail_sequence", "trail_seal"})
 _AT_SOME_WRITES: Final = frozenset(
     {
-        "status",
         "reason",
         "due_at",
         "blocked_login",
@@ -50,7 +49,8 @@ _AT_SOME_WRITES: Final = frozenset(
         "flow_run_id",
     }
 )
-_BY_WORK: Final = _AT_EACH_WRITE | _AT_SOME_WRITES
+_STATUS: Final = frozenset({"status"})
+_BY_WORK: Final = _AT_EACH_WRITE | _AT_SOME_WRITES | _STATUS
 _at_some_writes: Final = itemgetter(*_AT_SOME_WRITES)
 _AT_EACH_MOVE: Final = frozenset({"status", "code", "updated_at"})
 _OF_INTENT: Final = frozenset(
@@ -69,8 +69,17 @@ def _saving(table: Any, columns: Iterable[str], **place: str) -> FixedWrite:
 
 
 # The fence is in the condition once more: the rows are locked, so it must still match.
+# By whether what changes at some writes did, and the status: SQLite writes an index anew if a column that it is made of, or its
+# condition, is set to whatever value.
 _SAVE_CASE: Final = {
-    columns: _saving(CASES, columns, of_id="id", of_fence="fence") for columns in (_AT_EACH_WRITE, _BY_WORK)
+    (some, status): _saving(
+        CASES,
+        _AT_EACH_WRITE | (_AT_SOME_WRITES if some else frozenset()) | (_STATUS if status else frozenset()),
+        of_id="id",
+        of_fence="fence",
+    )
+    for some in (False, True)
+    for status in (False, True)
 }
 # By whether a move changed what is kept of the intent, and of how it came out: those are most of a row.
 _SAVE_STEP: Final = {
@@ -310,12 +319,12 @@ class Rows:
 
     def ready(self) -> "ReadyRows":
         """What writes everything that changed; nothing is changed here any more."""
-        of: dict[frozenset[str], list[Row]] = {columns: [] for columns in _SAVE_CASE}
+        of: dict[tuple[bool, bool], list[Row]] = {changed: [] for changed in _SAVE_CASE}
         for case_id in self._cases.changed():
             before, now = self._cases.read[case_id], self._cases.now[case_id]
             assert _kept(now) == _kept(before), "work changes nothing else of a case"
             row = {**now, "of_id": case_id, "of_fence": before["fence"]}
-            of[_AT_EACH_WRITE if _at_some_writes(now) == _at_some_writes(before) else _BY_WORK].append(row)
+            of[_at_some_writes(now) != _at_some_writes(before), now["status"] != before["status"]].append(row)
         steps: dict[tuple[bool, bool], list[Row]] = {changed: [] for changed in _SAVE_STEP}
         for place in self._steps.changed():
             before, now = self._steps.read[place], self._steps.now[place]
@@ -333,7 +342,7 @@ class Rows:
             (_SAVE_CLAIM, saved),
         ]
         return ReadyRows(
-            self._all_ready((_SAVE_CASE[columns], rows) for columns, rows in of.items()), self._all_ready(rest)
+            self._all_ready((_SAVE_CASE[changed], rows) for changed, rows in of.items()), self._all_ready(rest)
         )
 
     def _settling(self) -> list[tuple[FixedWrite, list[Row]]]:
@@ -363,7 +372,8 @@ class ReadyRows:
     def write(self, connection: Connection) -> None:
         """Write it all. The caller commits."""
         for ready in self.cases:
-            assert ready.run(connection).rowcount == len(ready.values), "a fenced row vanished under its lock"
+            if ready.run(connection).rowcount != len(ready.values):
+                raise AssertionError("a fenced row vanished under its lock")
         for ready in self.rest:
             ready.run(connection)
 

@@ -8,6 +8,7 @@ import asyncio
 import heapq
 from dataclasses import dataclass
 from enum import IntEnum
+from time import monotonic
 from typing import Final
 
 from onboarding.clocks import boot_seconds
@@ -63,11 +64,10 @@ class Places:
 
     async def take(self, urgency: Urgency) -> bool:
         """Wait for a place, to be given back with ``give_back``. Returns whether there was something to wait for."""
-        loop = asyncio.get_running_loop()
-        if not self._waiting and self._may_begin(loop):
-            self._begin(loop)
+        if not self._waiting and self._may_begin():
+            self._begin()
             return False
-        turn = loop.create_future()
+        turn = asyncio.get_running_loop().create_future()
         self._count += 1
         heapq.heappush(self._waiting, (urgency, self._count, turn))
         self._serve()
@@ -89,25 +89,24 @@ class Places:
         """One more request goes out from the same place."""
         self._next_at += self._interval_s
 
-    def _may_begin(self, loop: asyncio.AbstractEventLoop) -> bool:
-        return self._free > 0 and (self._interval_s == 0.0 or loop.time() >= self._next_at)
+    def _may_begin(self) -> bool:
+        return self._free > 0 and (self._interval_s == 0.0 or monotonic() >= self._next_at)
 
-    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _begin(self) -> None:
         self._free -= 1
         if self._interval_s:
-            self._next_at = max(self._next_at, loop.time() - _CATCH_UP_S) + self._interval_s
+            self._next_at = max(self._next_at, monotonic() - _CATCH_UP_S) + self._interval_s
 
     def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
         while self._waiting and self._free > 0:
             if self._waiting[0][2].done():  # its caller was cancelled
                 heapq.heappop(self._waiting)
-            elif self._may_begin(loop):
-                self._begin(loop)
+            elif self._may_begin():
+                self._begin()
                 heapq.heappop(self._waiting)[2].set_result(None)
             else:
-                if self._timer is None or self._timer.cancelled() or self._timer.when() <= loop.time():
-                    self._timer = loop.call_at(self._next_at, self._serve)
+                if self._timer is None or self._timer.cancelled() or self._timer.when() <= monotonic():
+                    self._timer = asyncio.get_running_loop().call_at(self._next_at, self._serve)
                 return
 
 
