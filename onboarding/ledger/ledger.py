@@ -9,7 +9,7 @@ from sqlalchemy import Connection, case, delete, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from onboarding.clocks import utc_now
-from onboarding.errors import LedgerError
+from onboarding.errors import BadSettings, LedgerError
 from onboarding.intake import IntakeRequest
 from onboarding.keys import LedgerKey, key_file, make_key_file, read_key_file
 from onboarding.ledger import claims, deciding, leasing, opening, reading, revealing, together, trail
@@ -217,6 +217,9 @@ def open_ledger(settings: Settings, *, create: bool = True) -> Ledger:
 
     Raises ``BadSettings`` or ``LedgerError``: a missing or wrong key, another schema, a database that could forget.
     """
+    if not __debug__:
+        why = "Python runs without assertions (-O), by which this program stops before it does what must never be"
+        raise BadSettings([f"PYTHONOPTIMIZE: {why}; start it without."])
     store = Store(settings.ledger_url)
     try:
         head = _head(store)

@@ -114,6 +114,14 @@ def test_a_settings_file_that_is_no_toml_is_named(installation: Installation) ->
     assert "not valid TOML" in installation.run("status").said[0]
 
 
+def test_nothing_is_worked_without_the_assertions_that_stop_what_must_never_be(installation: Installation) -> None:
+    ran = installation.run_afresh("subject", installation.request(), variables={"PYTHONOPTIMIZE": "1"})
+    (line,) = ran.said
+    assert ran.status == 2
+    assert line.startswith("PYTHONOPTIMIZE: ")
+    assert installation.requests() == []
+
+
 def test_no_connection_at_all_is_said_for_both_systems(installation: Installation) -> None:
     unset = without(
         *(name.removeprefix("ONBOARDING_").lower() for name in installation.environment if "OPENSPECIMEN" in name),

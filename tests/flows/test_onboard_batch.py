@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
-from prefect import get_client
+from prefect import flow, get_client
 from prefect.artifacts import aupdate_progress_artifact
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags, TaskRunFilter, TaskRunFilterTags
@@ -23,9 +23,13 @@ from flows.batch_asked import name_of_batch_run, read_batch_asked, storable_batc
 from flows.onboard_batch import onboard_batch
 from flows.onboard_chunk import left_alone_s, onboard_chunk
 from flows.take_inbox import take_inbox
+from onboarding.batch.engine import Worked, one_by_one
 from onboarding.batch.intake import Intake, take_in_file
+from onboarding.endings import Ending
 from onboarding.errors import BadInput
 from onboarding.ledger.states import CaseStatus
+from onboarding.ledger.store import StoreGone
+from tasks.chunk import Chunks
 from tests.flows.lab import FlowLab, Ran, flow_laboratory
 from tests.support.batch_files import csv_text, exception_row, subject_row
 from tests.support.prefect_server import PrefectServer
@@ -134,6 +138,43 @@ async def test_the_next_chunk_begins_while_the_last_case_of_the_one_before_is_sl
         await asyncio.sleep(0.05)  # the ledger signals nobody
     small.control.remove_faults()
     assert (await running).how == ("COMPLETED", "BatchDone")
+
+
+@pytest.mark.prefect
+async def test_the_chunks_that_were_under_way_say_why_a_batch_was_cut_off(small: FlowLab) -> None:
+    class Cut:
+        """Works two cases; then the ledger is gone."""
+
+        processes = 1
+
+        async def work(self, case_id: str) -> Worked:
+            if case_id == "third":
+                raise StoreGone("the ledger is out of reach: look at its database.")
+            return Worked(case_id, Ending.ONBOARDED)
+
+        def no_more(self) -> None:
+            """Nothing has to end."""
+
+        def closed_for_s(self) -> float:
+            return 0.0
+
+    worked: list[Worked] = []
+
+    @flow(name="cut-off")
+    async def cut_off() -> None:
+        chunks = Chunks(Cut(), size=2, lanes=1)
+        await chunks.work(one_by_one(["first", "second", "third", "fourth"]), worked.append, stop=asyncio.Event())
+
+    ran = await small.ended(cast("State[Any]", await cut_off(return_state=True)))
+    assert ran.how == ("FAILED", "Failed")
+    assert "StoreGone" in ran.message
+    ended = {one.name: one.state for one in await small.tasks(ran, 2)}
+    assert {name: state.type.value for name, state in ended.items() if state} == {
+        "chunk 1": "COMPLETED",
+        "chunk 2": "FAILED",
+    }
+    assert "out of reach" in str(ended["chunk 2"] and ended["chunk 2"].message)
+    assert [one.case_id for one in worked] == ["first", "second"]
 
 
 @pytest.mark.prefect

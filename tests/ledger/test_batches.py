@@ -107,6 +107,29 @@ def test_a_release_makes_cases_that_are_ready_each_with_its_trail(bench: Bench) 
     assert state(bench.ledger, batch_id) is BatchState.RELEASED
 
 
+def test_the_cases_of_a_batch_fall_due_in_the_files_order(bench: Bench) -> None:
+    batch_id = released(bench.ledger, [wanted(number) for number in (9, 3, 12, 1, 10, 2)])
+    in_file = [each.case_id for each in batches.outcomes(bench.ledger, batch_id)]
+    assert bench.ledger.find_due(limit=9) == in_file
+
+
+def test_rows_whose_case_is_done_can_be_told_from_the_others(bench: Bench) -> None:
+    batch_id = begun(bench.ledger, [wanted(1), wanted(2), wanted(3)], [BadRow(4, 5, ("no",))])
+    releasing.release(bench.ledger, batch_id, FILE, 4)
+    assert not batches.counts(bench.ledger, batch_id).all_done
+    bench.finish(bench.lease(bench.ledger.find_due(limit=9)[1]))
+    assert [row.number for row in batches.outcomes(bench.ledger, batch_id, done=True)] == [2]
+    assert [row.number for row in batches.outcomes(bench.ledger, batch_id, done=False)] == [1, 3, 4]
+
+
+def test_a_batch_is_all_done_once_each_of_its_cases_is(bench: Bench) -> None:
+    batch_id = released(bench.ledger, [wanted(1), wanted(2)])
+    for case_id in bench.ledger.find_due(limit=9):
+        assert not batches.counts(bench.ledger, batch_id).all_done
+        bench.finish(bench.lease(case_id))
+    assert batches.counts(bench.ledger, batch_id).all_done
+
+
 def test_a_case_of_a_batch_is_worked_like_any_other(bench: Bench) -> None:
     batch_id = released(bench.ledger, [wanted(1)])
     (case_id,) = bench.ledger.find_due(batch_id=batch_id, limit=5)
