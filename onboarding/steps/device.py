@@ -175,7 +175,7 @@ async def _registered(session: CaseSession, credentials: DeviceCredentials, *, a
         says="applied",
         code=code,
         change=lambda write: write.step(STEP).applied(outcome, code=code, credentials=sealed),
-        beside=session.beside_last_effect(session),
+        beside=session.beside_last_effect,
     )
     return StepReport(STEP, Ending.DONE, code)
 

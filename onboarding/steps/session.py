@@ -58,10 +58,14 @@ class Guard:
 
 @dataclass(frozen=True)
 class Beside:
-    """What goes with an answer into its commit, and the claims that this looks at. It must not raise."""
+    """What goes with an answer into its commit, and the claims that this looks at."""
 
     change: Callable[[CaseWrite], None]
     claims: Sequence[ClaimKey] = ()
+
+
+FindBeside = Callable[["CaseSession"], Beside | None]
+"""What can go with the commit of an answer that was had just now, if anything can."""
 
 
 class CaseSession:
@@ -80,7 +84,7 @@ class CaseSession:
         self.settings = settings
         self.lease = lease
         self.guard: Guard | None = None
-        self.beside_last_effect: Callable[[CaseSession], Beside | None] = lambda _session: None
+        self.beside_last_effect: FindBeside = lambda _session: None
         self._ledger = ledger
         self._joining: list[Callable[[CaseWrite], None]] = []
         self._finished = False
@@ -146,22 +150,34 @@ class CaseSession:
         says: str,
         code: str,
         change: Callable[[CaseWrite], T],
-        beside: Beside | None = None,
+        beside: FindBeside | None = None,
     ) -> T:
         """Commit a conclusive answer; if the lease is gone by now, append it as a late one and stop."""
-
-        def both(write: CaseWrite) -> T:
-            result = change(write)
-            if beside is not None:
-                beside.change(write)
-            return result
-
         try:
-            return await self.commit(both, claims=beside.claims if beside is not None else ())
+            return await self._commit_beside(change, beside)
         except LeaseLost:
             answer = {"step": step.value, "attempt": attempt, "fence": self.lease.fence, "says": says, "code": code}
             await self._ledger.keep_late_answer(self.case_id, self.lease.actor, answer)
             raise
+
+    async def _commit_beside(self, change: Callable[[CaseWrite], T], find: FindBeside | None) -> T:
+        """Commit what an answer says. A fault in what goes with it costs that alone: the answer may never be had again."""
+        try:
+            beside = None if find is None else find(self)
+            if beside is not None:
+                with_it = beside.change
+
+                def both(write: CaseWrite) -> T:
+                    result = change(write)
+                    with_it(write)
+                    return result
+
+                return await self.commit(both, claims=beside.claims)
+        except OnboardingError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is; its text may hold anything
+            _log.error("beside_fault case=%s error=%s", self.case_id, type(error).__name__)
+        return await self.commit(change)
 
     async def other_claims_with(self, keys: list[str]) -> set[str]:
         """Which of these exception contents other cases have claimed."""

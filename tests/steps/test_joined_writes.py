@@ -13,14 +13,14 @@ from onboarding.ledger.async_ledger import AsyncLedger
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
 from onboarding.ledger.store import CommitUnknown
 from onboarding.ledger.together import Taking
-from onboarding.ledger.writes import Lease
+from onboarding.ledger.writes import CaseWrite, Lease
 from onboarding.steps.attempt import attempt_step
 from onboarding.steps.case import work_case
 from onboarding.steps.claiming import device_claims, registration_claims
 from onboarding.steps.dnd_exception import seen_already
 from onboarding.steps.holding import hold
 from onboarding.steps.report import StepReport
-from onboarding.steps.session import CaseSession
+from onboarding.steps.session import Beside, CaseSession, FindBeside
 from tasks.step_task import run_step, working_on
 from tests.steps.lab import Lab, cloud_to_cloud, leased, only
 from tests.support.commits import commits
@@ -219,6 +219,31 @@ async def test_work_that_shows_each_step_leaves_the_exception_to_its_own(lab: La
             assert (await attempt_step(session, step)).goes_on
         assert lab.step(case_id, StepName.DND_EXCEPTION).status is StepStatus.PENDING
         assert (await attempt_step(session, StepName.DND_EXCEPTION)).code == "ALREADY_SO"
+
+
+def cannot_be_found(_session: CaseSession) -> Beside | None:
+    raise ZeroDivisionError
+
+
+def cannot_be_written(_session: CaseSession) -> Beside | None:
+    def change(write: CaseWrite) -> None:
+        write.step(StepName.DND_EXCEPTION).found({"half": "written"})
+        raise ZeroDivisionError
+
+    return Beside(change)
+
+
+@pytest.mark.parametrize("beside", [cannot_be_found, cannot_be_written])
+async def test_a_fault_in_what_goes_with_an_answer_costs_that_alone(lab: Lab, beside: FindBeside) -> None:
+    case_id = await lab.open(example())
+    async with leased(lab.bench, case_id) as session:
+        session.beside_last_effect = beside
+        await see_dispensation(session)
+        assert (await attempt_step(session, StepName.DEVICE)).code == "REGISTERED"
+        assert lab.step(case_id, StepName.DEVICE).status is StepStatus.DONE
+        assert lab.step(case_id, StepName.DND_EXCEPTION).status is StepStatus.PENDING
+        assert (await attempt_step(session, StepName.DND_EXCEPTION)).goes_on
+    assert lab.effects() == {"registration_updated": 1, "device_registered": 1, "dnd_exception_created": 1}
 
 
 async def test_an_answer_that_comes_too_late_brings_nothing_with_it(lab: Lab) -> None:
