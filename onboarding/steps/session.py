@@ -173,8 +173,8 @@ class CaseSession:
                     return result
 
                 return await self.commit(both, claims=beside.claims)
-        except OnboardingError:
-            raise
+        except (LeaseLost, StoreUnavailable, CommitUnknown):
+            raise  # these say something of the case or the ledger, not of what goes beside
         except Exception as error:  # noqa: BLE001 - whatever it is; its text may hold anything
             _log.error("beside_fault case=%s error=%s", self.case_id, type(error).__name__)
         return await self.commit(change)

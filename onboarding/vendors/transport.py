@@ -35,8 +35,6 @@ _HEADERS: Final = {
     "accept-encoding": "identity",
     "user-agent": f"subject-onboarding/{__version__}",
 }
-# What httpx would act upon: it resolves, decodes or stores these, and we want none of that.
-_DROPPED: Final = frozenset({"location", "content-encoding", "set-cookie", "transfer-encoding", "content-length"})
 _SET_BY_AIOHTTP: Final = frozenset({"host", "content-length"})
 
 
@@ -60,7 +58,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     """Carries httpx requests over one aiohttp session, made on first use and bound to that event loop.
 
     A request brings its ``Wire`` in ``extensions["wire"]``. The answer is complete, or carries its flaw in
-    ``extensions["flaw"]``. There is no time-out in here: the caller's deadline cancels.
+    ``extensions["flaw"]``; its headers are in ``extensions["headers"]``, by lower-case name. There is no time-out in here: the
+    caller's deadline cancels.
 
     Args:
         ca_file: certificates trusted besides the system's own, PEM.
@@ -111,8 +110,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             content, flaw = await _read(response, headers, wire.max_bytes)
             if flaw is not None:
                 wire.abandon()
-        kept = {name: value for name, value in headers.items() if name not in _DROPPED}
-        return httpx.Response(response.status, headers=kept, content=content, extensions={"flaw": flaw})
+        # httpx refuses a header that is not ASCII, and takes its time for the others: it gets none.
+        return httpx.Response(response.status, content=content, extensions={"flaw": flaw, "headers": headers})
 
     def _open_session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
@@ -241,7 +240,8 @@ class VendorHttp:
             if not limit.expired():
                 raise  # the check's own
         else:
-            return Answer(response.status_code, dict(response.headers), response.content, response.extensions["flaw"])
+            found = response.extensions
+            return Answer(response.status_code, found["headers"], response.content, found["flaw"])
         if wire.head is not None:
             return Answer(wire.head.status, wire.head.headers, flaw="deadline_passed")
         raise NoAnswer(may_have_left=wire.may_have_left, reason_code="deadline_passed")

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Connection
 
 from onboarding.endings import Ending
-from onboarding.errors import LeaseLost
+from onboarding.errors import BadInput, LeaseLost
 from onboarding.ledger.async_ledger import AsyncLedger
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
 from onboarding.ledger.store import CommitUnknown
@@ -222,7 +222,7 @@ async def test_work_that_shows_each_step_leaves_the_exception_to_its_own(lab: La
 
 
 def cannot_be_found(_session: CaseSession) -> Beside | None:
-    raise ZeroDivisionError
+    raise BadInput(["nonsense"])
 
 
 def cannot_be_written(_session: CaseSession) -> Beside | None:

@@ -54,6 +54,12 @@ async def test_an_answer_comes_with_status_headers_and_body(http: VendorHttp) ->
     assert "cookie" not in request.headers
 
 
+async def test_headers_that_are_not_ascii_cost_no_answer(http: VendorHttp) -> None:
+    async with scripted(answers(200, {"a": 1}, headers={"Via": "Gr\u00f6\u00dfe", "Retry-After": "3"})) as server:
+        answer = await http.send("PUT", server.url, wire=a_wire(), body=BODY)
+    assert (answer.status, answer.body, answer.flaw, answer.headers["retry-after"]) == (200, b'{"a": 1}', None, "3")
+
+
 async def test_a_form_and_a_request_without_a_body(http: VendorHttp) -> None:
     async with scripted(answers(200)) as server:
         await http.send("POST", server.url + "/", wire=a_wire(), form={"scope": "a b", "grant_type": "x"})
