@@ -50,15 +50,15 @@ class Faults:
 async def progress_shown(bench: Workbench, batch_id: str) -> AsyncIterator[None]:
     """Keep the run's progress artifact up to date during the block. Whatever keeps it from being so is only noted."""
     page = _ProgressPage(batch_id)
-    async with watching(bench.ledger, batch_id, page.show, every_s=PROGRESS_EVERY_S, steps=False):
+    async with watching(bench.ledger, batch_id, page.show, every_s=PROGRESS_EVERY_S, steps=False) as watch:
         yield
-        page.expect_another()
     for pause_s in LAST_PAUSES_S:  # a server on SQLite is busy now and then, and the last word should stand
-        if page.is_up_to_date:
+        if watch.saw_end and page.is_up_to_date:
             return
         await asyncio.sleep(pause_s)
         with suppress(StoreUnavailable):
             await page.show(await bench.in_thread(lambda: look(bench.ledger, batch_id, steps=False)))
+            watch.saw_end = True
 
 
 class _ProgressPage:
@@ -74,10 +74,6 @@ class _ProgressPage:
     def is_up_to_date(self) -> bool:
         """Whether it shows what was seen last."""
         return self._newest is not None and self._newest == self._shown
-
-    def expect_another(self) -> None:
-        """What was seen up to now is not the last word."""
-        self._newest = None
 
     async def show(self, progress: Progress) -> None:
         """Show this, if it can be; it is noted if not."""
@@ -127,7 +123,9 @@ def _table(ledger: Ledger, batch_id: str, counts: BatchCounts) -> list[dict[str,
     for result in () if counts.all_done else results(ledger, batch_id, done=False):
         if len(of_kind := kept.setdefault(result.outcome, [])) < ROWS_SHOWN:
             of_kind.append(result)
-    urgent = chain(chain.from_iterable(kept.values()), results(ledger, batch_id, done=True))
+    urgent = list(chain.from_iterable(kept.values()))
+    told = {result.row for result in urgent}
+    done = (result for result in results(ledger, batch_id, done=True) if result.row not in told)  # some since then
     return [
         {
             "row": result.row,
@@ -136,7 +134,7 @@ def _table(ledger: Ledger, batch_id: str, counts: BatchCounts) -> list[dict[str,
             "code": result.code,
             "what to do": result.what_to_do,
         }
-        for result in islice(urgent, ROWS_SHOWN)
+        for result in islice(chain(urgent, done), ROWS_SHOWN)
     ]
 
 

@@ -58,9 +58,10 @@ class Chunk:
         self._end_if_over()
 
     def fail(self, error: OnboardingError) -> None:
-        """Its cases are worked no more."""
-        self._failed = error
-        self._over.set()
+        """Its cases are worked no more, if they did not all end before."""
+        if not self._over.is_set():
+            self._failed = error
+            self._over.set()
 
     async def counted(self) -> Counter[str]:
         """How its cases ended, once all of them have; raises what kept them from it."""
@@ -122,7 +123,7 @@ class Chunks:
                     met = error if isinstance(error, OnboardingError) else UnexpectedFault(told(error))
                 self._end(met)
         except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
+            raise (met or failed.exceptions[0]) from None
         if met is not None:
             raise met
         return closed_for_s

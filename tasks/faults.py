@@ -19,6 +19,8 @@ class UnexpectedFault(OnboardingError):
 
 def told(error: BaseException) -> str:
     """A sentence about an unexpected exception: its type, and the last of our lines that it came through."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        (error,) = error.exceptions
     places = [
         f"{path.relative_to(_ROOT)}, line {frame.lineno}"
         for frame in traceback.extract_tb(error.__traceback__)

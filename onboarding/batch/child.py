@@ -86,6 +86,7 @@ class _Answers(logging.Handler):
         super().__init__()
         self._turn = threading.Lock()
         self._soon: list[Answer] = []
+        self._any = asyncio.Event()
         self._out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
@@ -93,12 +94,19 @@ class _Answers(logging.Handler):
         self._write([answer])
 
     def say_soon(self, answer: Answer) -> None:
-        """Say it with what else is to be said in this turn of the event loop: a commit ends several cases at a time."""
-        if not self._soon:
-            asyncio.get_running_loop().call_soon(self.say_all)
+        """Let ``say_as_they_come`` say it."""
         self._soon.append(answer)
+        self._any.set()
+
+    async def say_as_they_come(self) -> None:
+        """Say what is to be said, all of one turn of the event loop together: a commit ends several cases at a time."""
+        while True:
+            await self._any.wait()
+            self._any.clear()
+            self.say_all()
 
     def say_all(self) -> None:
+        """Say now what is to be said."""
         soon, self._soon = self._soon, []
         self._write(soon)
 
@@ -144,9 +152,13 @@ async def _work(bench: Workbench, lines: asyncio.StreamReader, answers: _Answers
             answers.say_soon(Answer(gone=str(error)))
 
     try:
+        # In one group with the cases: an answer that cannot be said must end this process, or it would be waited for for ever.
         async with asyncio.TaskGroup() as group:
-            while line := await lines.readline():
-                group.create_task(work(line.decode("ascii").strip()))
+            saying = group.create_task(answers.say_as_they_come())
+            async with asyncio.TaskGroup() as cases:
+                while line := await lines.readline():
+                    cases.create_task(work(line.decode("ascii").strip()))
+            saying.cancel()
     finally:
         answers.say_all()
 

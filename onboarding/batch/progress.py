@@ -105,12 +105,19 @@ class Pace:
 Show = Callable[[Progress], Awaitable[None] | None]
 
 
+@dataclass
+class Watch:
+    """Tells, after the block, whether its end was seen: the ledger may be out of reach just then."""
+
+    saw_end: bool = False
+
+
 @asynccontextmanager
 async def watching(
     ledger: Ledger, batch_id: str, show: Show, *, every_s: float, steps: bool = True
-) -> AsyncIterator[None]:
+) -> AsyncIterator[Watch]:
     """Show how far a batch is while the block runs, now and then and once more at its end; ``steps``: step by step."""
-    over = asyncio.Event()
+    over, watched = asyncio.Event(), Watch()
 
     async def watch() -> None:
         while True:
@@ -119,6 +126,7 @@ async def watching(
                 shown = show(await asyncio.to_thread(look, ledger, batch_id, steps=steps))
                 if shown is not None:
                     await shown
+                watched.saw_end = is_last
             if is_last:
                 return
             try:
@@ -128,7 +136,7 @@ async def watching(
 
     watcher = asyncio.create_task(watch())
     try:
-        yield
+        yield watched
     finally:
         over.set()
         await asyncio.shield(watcher)  # the ledger is closed soon

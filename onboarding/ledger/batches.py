@@ -63,7 +63,8 @@ class BatchCounts:
     @property
     def all_done(self) -> bool:
         """Whether every row has a case, and each is done."""
-        return RowStanding.LEFT_OUT not in self.rows and all(status is CaseStatus.DONE for status, _ in self.cases)
+        without = (RowStanding.LEFT_OUT, RowStanding.DRAFT)
+        return self.rows.keys().isdisjoint(without) and all(status is CaseStatus.DONE for status, _ in self.cases)
 
 
 @dataclass(frozen=True)

@@ -217,10 +217,7 @@ def open_ledger(settings: Settings, *, create: bool = True) -> Ledger:
 
     Raises ``BadSettings`` or ``LedgerError``: a missing or wrong key, another schema, a database that could forget.
     """
-    if not __debug__:
-        why = "Python runs without assertions (-O), by which this program stops before it does what must never be"
-        raise BadSettings([f"PYTHONOPTIMIZE: {why}; start it without."])
-    store = Store(settings.ledger_url)
+    store = _store(settings)
     try:
         head = _head(store)
         if head is None:
@@ -258,7 +255,7 @@ def _check(ledger: Ledger, head: _Head) -> None:
 
 def migrate(settings: Settings) -> tuple[str | None, str]:
     """Bring the ledger's schema up to date (and bind a new ledger to its key). Returns the versions before and after."""
-    store = Store(settings.ledger_url)
+    store = _store(settings)
     try:
         head = _head(store)
         if head is None:
@@ -279,6 +276,13 @@ def migrate(settings: Settings) -> tuple[str | None, str]:
         return before, SCHEMA_VERSION
     finally:
         store.close()
+
+
+def _store(settings: Settings) -> Store:
+    if not __debug__:
+        why = "Python runs without assertions (-O), by which this program stops before it does what must never be"
+        raise BadSettings([f"PYTHONOPTIMIZE: {why}; start it without."])
+    return Store(settings.ledger_url)
 
 
 def _head(store: Store) -> _Head | None:

@@ -4,9 +4,10 @@ So a transaction over many cases costs a handful of statements, and a case whose
 changed is handed over (``put_...``) only once all of its part is done.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain, groupby, product
 from operator import itemgetter
 from typing import Any, Final, Generic, TypeVar
 
@@ -162,6 +163,7 @@ class Rows:
         self._events: list[Row] = []
         self._settled: list[Settled] = []
         self._claims_seen: dict[ClaimId, Row | None] = {}
+        self._held_by: defaultdict[str, set[ClaimId]] = defaultdict(set)  # what each case holds or held here
         self._leases_seen: dict[str, Row] = {}
         self._read_cases(sorted(set(cases)))
         self.now: Final = utc_now()  # one moment for all of it, and after whoever had the rows locked
@@ -260,6 +262,8 @@ class Rows:
             found |= self._claims_now(missing)
         for place, row in found.items():
             self._claims.know(place, self._free(place) if row is None else row)
+            if row is not None:
+                self._held_by[row["holder_case"]].add(place)
 
     def _claims_now(self, places: Sequence[ClaimId]) -> dict[ClaimId, Row | None]:
         """These claims as they stand, locked; None for what nobody ever claimed."""
@@ -296,7 +300,9 @@ class Rows:
 
     def put_claim(self, row: Row) -> None:
         """The claim's row is to stand like this."""
-        self._claims.now[row["kind"], row["key"]] = row
+        place = (row["kind"], row["key"])
+        self._claims.now[place] = row
+        self._held_by[row["holder_case"]].add(place)
 
     def put_events(self, rows: Sequence[Row]) -> None:
         """These entries are to be appended."""
@@ -304,12 +310,14 @@ class Rows:
 
     def settle_claims(self, settled: Sequence[Settled]) -> None:
         """Whatever these cases hold of these kinds ends like this, whether it was read here or not."""
-        if settled:
-            for rows in (self._claims.read, self._claims.now):  # the statement below changes those that stand, too
-                for place, row in rows.items():
-                    for end in ends_of(row, settled):
-                        rows[place] = settled_claim(row, end)
-            self._settled += settled
+        # The statement that does it changes those that stand, so what was read is changed too. A transaction may know
+        # hundreds of claims, and end a hundred: each looks at those of its own case alone.
+        places = {place for case_id, _kind, _end in settled for place in self._held_by[case_id]}
+        for rows, place in product((self._claims.read, self._claims.now), places):
+            row = rows[place]
+            for end in ends_of(row, settled):
+                rows[place] = settled_claim(row, end)
+        self._settled += settled
 
     # Writing
 

@@ -19,7 +19,7 @@ from onboarding.batch.children import PROCESS_ENDED, Children, Crew, ProcessesEn
 from onboarding.batch.engine import Hands, Here, Worked, one_by_one, work_cases
 from onboarding.batch.intake import take_in_file
 from onboarding.endings import Ending
-from onboarding.ledger.states import StepName
+from onboarding.ledger.states import CaseStatus, StepName
 from onboarding.ledger.store import StoreGone
 from onboarding.settings import Settings
 from onboarding.vendors.dispensation import ConnectionType
@@ -236,6 +236,20 @@ async def test_a_process_that_is_not_understood_is_ended_and_replaced(
     assert (found.ending, found.code) == (None, PROCESS_ENDED)
     assert (await hands.work(cases[0])).ending is Ending.ONBOARDED
     await hands.end()
+
+
+async def test_a_process_whose_answers_cannot_be_said_ends_so_that_nobody_waits_for_them(lab: Lab) -> None:
+    cases = await opened(lab)
+    full = os.open("/dev/full", os.O_WRONLY)
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "onboarding.batch.child", stdin=asyncio.subprocess.PIPE, stdout=full
+    )
+    os.close(full)
+    assert child.stdin is not None
+    child.stdin.write(start_of(lab).line() + f"{cases[0]}\n".encode())
+    assert await asyncio.wait_for(child.wait(), 60) == 1
+    child.stdin.close()
+    assert lab.case(cases[0]).status is CaseStatus.DONE
 
 
 async def test_a_process_that_is_told_nothing_ends(lab: Lab) -> None:

@@ -114,8 +114,12 @@ def test_a_settings_file_that_is_no_toml_is_named(installation: Installation) ->
     assert "not valid TOML" in installation.run("status").said[0]
 
 
-def test_nothing_is_worked_without_the_assertions_that_stop_what_must_never_be(installation: Installation) -> None:
-    ran = installation.run_afresh("subject", installation.request(), variables={"PYTHONOPTIMIZE": "1"})
+@pytest.mark.parametrize("command", ["subject", "migrate"])
+def test_nothing_is_done_without_the_assertions_that_stop_what_must_never_be(
+    installation: Installation, command: str
+) -> None:
+    request = [installation.request()] if command == "subject" else []
+    ran = installation.run_afresh(command, *request, variables={"PYTHONOPTIMIZE": "1"})
     (line,) = ran.said
     assert ran.status == 2
     assert line.startswith("PYTHONOPTIMIZE: ")

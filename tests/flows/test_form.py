@@ -194,3 +194,6 @@ def test_an_unforeseen_fault_is_told_by_its_place_in_our_code_and_not_by_its_tex
     assert told(ours.value).startswith("an unexpected AttributeError in flows/asked.py, line ")
     assert told(ValueError(MARKER)).startswith("an unexpected ValueError. The case can be resumed;")
     assert MARKER not in told(ValueError(MARKER))
+    assert told(ExceptionGroup(MARKER, [ValueError(MARKER)])) == told(ValueError(MARKER)), (
+        "what a group of one is about"
+    )

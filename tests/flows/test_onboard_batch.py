@@ -1,9 +1,12 @@
 """`onboard_batch` and `take_inbox`: task runs or chunks, artifacts without anything personal, endings, and the inbox."""
 
 import asyncio
+import json
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,11 +28,13 @@ from flows.onboard_chunk import left_alone_s, onboard_chunk
 from flows.take_inbox import take_inbox
 from onboarding.batch.engine import Worked, one_by_one
 from onboarding.batch.intake import Intake, take_in_file
+from onboarding.batch.results import Result, results
 from onboarding.endings import Ending
 from onboarding.errors import BadInput
+from onboarding.ledger.ledger import Ledger
 from onboarding.ledger.states import CaseStatus
 from onboarding.ledger.store import StoreGone
-from tasks.chunk import Chunks
+from tasks.chunk import Chunk, Chunks
 from tests.flows.lab import FlowLab, Ran, flow_laboratory
 from tests.support.batch_files import csv_text, exception_row, subject_row
 from tests.support.prefect_server import PrefectServer
@@ -177,6 +182,15 @@ async def test_the_chunks_that_were_under_way_say_why_a_batch_was_cut_off(small:
     assert [one.case_id for one in worked] == ["first", "second"]
 
 
+async def test_a_chunk_whose_cases_all_ended_is_not_cut_off_by_what_comes_later() -> None:
+    chunk = Chunk(1, 1)
+    chunk.begin()
+    chunk.end(Worked("first", Ending.ONBOARDED))
+    chunk.fail(StoreGone("the ledger is out of reach: look at its database."))
+    assert await chunk.counted() == {Ending.ONBOARDED: 1}
+    assert not chunk.has_failed
+
+
 @pytest.mark.prefect
 async def test_the_last_progress_is_shown_even_if_the_server_was_busy(
     small: FlowLab, monkeypatch: pytest.MonkeyPatch
@@ -194,6 +208,24 @@ async def test_the_last_progress_is_shown_even_if_the_server_was_busy(
     assert ran.how == ("COMPLETED", "BatchDone")
     assert next(failures, None) is None, "it was busy twice"
     assert float((await artifacts(small, ran))["onboarding-batch-progress"]["data"]) == 100.0
+
+
+@pytest.mark.prefect
+async def test_a_row_that_is_done_while_the_table_is_made_stands_in_it_once(
+    small: FlowLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def done_since(ledger: Ledger, batch_id: str, *, done: bool) -> Iterator[Result]:
+        if not done:
+            yield from (replace(result, outcome="open") for result in results(ledger, batch_id, done=True))
+        yield from results(ledger, batch_id, done=done)
+
+    monkeypatch.setattr(batch_artifacts, "results", done_since)
+    small.fault("update_registration", "refuse", code="CPR_DUP_PPID")
+    batch_id = await taken_in(small, *(subject_row(number) for number in range(1, 4)))
+    found = await artifacts(small, await run(small, batch_id=batch_id))
+    rows = json.loads(found["onboarding-batch-results"]["data"])
+    assert sorted(row["row"] for row in rows) == [1, 2, 3]
+    assert Counter(row["outcome"] for row in rows) == {"attention": 1, "open": 2}
 
 
 @pytest.mark.prefect
