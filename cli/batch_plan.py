@@ -49,7 +49,7 @@ async def plan_file(source: Path | None, settings: Settings, *, skip_bad: bool, 
     if json:
         present.print_json(_counts_json(counts, target))
     else:
-        _say(counts, table, target)
+        _say(counts, table, target, skip_bad=skip_bad)
     return status
 
 
@@ -74,8 +74,10 @@ def _show(planned: Planned, counts: PlanCounts, table: Table, *, json: bool) -> 
     if json:
         for problem in planned.problems:
             present.print_json(batch_said.problem_json(problem))
+        place = {"row": planned.number, "line": planned.line, "case": planned.case_id, "subject": planned.subject_id}
+        if planned.same_as is not None and not planned.problems:
+            present.print_json({**place, "same_as": planned.same_as})
         for line in planned.steps:
-            place = {"row": planned.number, "line": planned.line, "subject": planned.subject_id}
             present.print_json({**place, **plan_json(line)})
         return
     for problem in planned.problems:
@@ -99,7 +101,7 @@ def _cell(line: Any) -> str:
     return f"{line.action.value}{fields}" + (f" ({line.code})" if line.code else "")
 
 
-def _say(counts: PlanCounts, table: Table, target: Path | None) -> None:
+def _say(counts: PlanCounts, table: Table, target: Path | None, *, skip_bad: bool) -> None:
     out = present.console()
     if table.row_count:
         out.print(table)
@@ -107,17 +109,25 @@ def _say(counts: PlanCounts, table: Table, target: Path | None) -> None:
         words = [f"{n} {action.value}" for action in Action if (n := counts.steps[step, action])]
         if words:
             out.print(f"{present.STEP_TITLES[step]}: {', '.join(words)}", soft_wrap=True)
-    bad = f" {counts.bad_rows} rows cannot be taken." if counts.bad_rows else ""
+    facts = [f"{counts.stand} of the subjects have a case already."] if counts.stand else []
+    facts += [f"{counts.repeated} rows repeat an earlier one."] if counts.repeated else []
+    facts += [f"{counts.bad_rows} rows cannot be taken."] if counts.bad_rows else []
+    if not counts.whole:
+        facts.append("The file cannot be taken as it is.")
+    elif counts.bad_rows and not skip_bad:
+        facts.append("The run would open nothing: correct them, or leave them out with --skip-bad.")
     if counts.subjects > SHOWN_SUBJECTS:
         out.print(f"The first {SHOWN_SUBJECTS} of {counts.subjects} subjects are shown.", soft_wrap=True)
     where = f" Everything: {target}" if target is not None else ""
-    out.print(f"Dry run: nothing was sent, and no case was opened.{bad}{where}", soft_wrap=True)
+    out.print(" ".join(["Dry run: nothing was sent, and no case was opened.", *facts]) + where, soft_wrap=True)
 
 
 def _counts_json(counts: PlanCounts, target: Path | None) -> dict[str, Any]:
     return {
         "dry_run": True,
         "subjects": counts.subjects,
+        "standing": counts.stand,
+        "repeated": counts.repeated,
         "bad_rows": counts.bad_rows,
         "steps": [
             {"step": step.value, "action": action.value, "subjects": number}

@@ -181,5 +181,7 @@ async def save_plan(planned: Sequence[Planned], counts: PlanCounts) -> None:
 def plan_words(counts: PlanCounts) -> str:
     """The counts of a dry run in one line."""
     steps = ", ".join(f"{step} {action.value}: {number}" for (step, action), number in sorted(counts.steps.items()))
-    bad = f"; {counts.bad_rows} rows cannot be taken" if counts.bad_rows else ""
-    return f"{counts.subjects} subjects{bad}; {steps}"
+    facts = [f"; {counts.stand} have a case already"] if counts.stand else []
+    facts += [f"; {counts.repeated} rows repeat an earlier one"] if counts.repeated else []
+    facts += [f"; {counts.bad_rows} rows cannot be taken"] if counts.bad_rows else []
+    return f"{counts.subjects} subjects{''.join(facts)}; {steps}"

@@ -193,4 +193,4 @@ def _cases_of(ledger: Ledger, batch_id: str) -> Iterator[Subject]:
         raise BadInput([f"batch_id: there is no batch {batch_id} in this ledger."])
     for row in batches.outcomes(ledger, batch_id):
         if row.case_id is not None and row.status is not None and row.same_as is None:
-            yield Subject(row.number, row.line, ledger.request(row.case_id), row.case_id)
+            yield Subject(row.number, row.line, ledger.request(row.case_id))

@@ -5,11 +5,12 @@ import csv
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import Final
 
+from onboarding.advice import advice
 from onboarding.batch.cells import harmless
 from onboarding.batch.engine import closed_for_s
 from onboarding.batch.rounds import patience_s
@@ -17,7 +18,9 @@ from onboarding.batch.rows import Row, RowProblem
 from onboarding.endings import EXIT_ATTENTION, EXIT_BAD_INPUT, EXIT_ONBOARDED, EXIT_WAITING
 from onboarding.errors import BadInput
 from onboarding.intake import IntakeRequest
-from onboarding.ledger.states import StepName
+from onboarding.ledger import drafting, opening
+from onboarding.ledger.states import CaseStatus, StepName, StepStatus
+from onboarding.ledger.views import CaseView
 from onboarding.steps.planning import Action, PlanLine, plan
 from onboarding.workbench import Workbench, check_mode
 
@@ -32,7 +35,9 @@ class Planned:
 
     Attributes:
         number, line: where it stands in its file; 0 if it comes from a case.
-        name: the case's id, or the subject's.
+        case_id: the case that stands for it already.
+        same_as: the earlier row that it repeats; then its steps are that row's.
+        taken_back: it was planned, or told as a repeated one, before a later row showed what is wrong with it.
     """
 
     number: int
@@ -41,13 +46,20 @@ class Planned:
     subject_id: str | None = None
     steps: tuple[PlanLine, ...] = ()
     problems: tuple[RowProblem, ...] = ()
+    same_as: int | None = None
+    taken_back: bool = False
 
 
 @dataclass
 class PlanCounts:
-    """How many subjects a dry run looked at, how many rows cannot be taken, and what the steps of the others would do."""
+    """How many subjects a dry run looked at, how many rows cannot be taken, and what the steps of the others would do.
+
+    ``stand``: of the subjects, those that have a case already. ``repeated``: rows that repeat an earlier one.
+    """
 
     subjects: int = 0
+    stand: int = 0
+    repeated: int = 0
     bad_rows: int = 0
     whole: bool = True
     steps: Counter[tuple[StepName, Action]] = field(default_factory=Counter)
@@ -57,8 +69,14 @@ class PlanCounts:
         if planned.problems:
             self.bad_rows += planned.number > 0
             self.whole = self.whole and planned.number > 0
+            self.subjects -= planned.taken_back and planned.same_as is None
+            self.repeated -= planned.taken_back and planned.same_as is not None
+            return
+        if planned.same_as is not None:
+            self.repeated += 1
             return
         self.subjects += 1
+        self.stand += planned.case_id is not None
         self.steps.update((line.step, line.action) for line in planned.steps)
 
     def exit_status(self, *, skip_bad: bool) -> int:
@@ -66,23 +84,34 @@ class PlanCounts:
         if not self.whole or not self.subjects or (self.bad_rows and not skip_bad):
             return EXIT_BAD_INPUT
         found = {action for _, action in self.steps}
-        if self.bad_rows or found & {Action.REFUSE, Action.UNREADABLE}:
+        if self.bad_rows or found & {Action.REFUSE, Action.ATTENTION, Action.UNREADABLE}:
             return EXIT_ATTENTION
         return EXIT_WAITING if Action.WAIT in found else EXIT_ONBOARDED
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One subject to be looked at, in its turn: the request, or what is wrong with its row."""
+    """One subject to be looked at, in its turn: the request, or what is wrong with its row; the rest as of ``Planned``."""
 
     number: int
     line: int
     request: IntakeRequest | tuple[RowProblem, ...]
-    case_id: str | None = None
+    same_as: int | None = None
+    taken_back: bool = False
+
+
+@dataclass
+class _First:
+    """The first row of a file that asks for an onboarding, and those after it that repeat it; the file's order."""
+
+    digest: str
+    rows: list[Row]
+    is_bad: bool = False
 
 
 def subjects_of(rows: Iterable[Row], bench: Workbench) -> Iterator[Subject]:
-    """The subjects of a file, row by row."""
+    """The subjects of a file, row by row; rows that ask for one onboarding in two ways are told, as taking the file in would."""
+    firsts: dict[str, _First] = {}
     for row in rows:
         request = row.request()
         if not isinstance(request, tuple):
@@ -90,7 +119,38 @@ def subjects_of(rows: Iterable[Row], bench: Workbench) -> Iterator[Subject]:
                 check_mode(request, bench.settings)
             except BadInput as wrong:
                 request = row.worded(wrong.problems)
-        yield Subject(row.number, row.line, request)
+        if isinstance(request, tuple):
+            yield Subject(row.number, row.line, request)
+            continue
+        prepared = opening.prepare(bench.ledger.key, request)
+        first = firsts.setdefault(prepared.business_key, _First(prepared.request_digest, [row]))
+        if first.rows[0] is row:
+            yield Subject(row.number, row.line, request)
+        elif first.digest == prepared.request_digest and not first.is_bad:
+            first.rows.append(row)
+            yield Subject(row.number, row.line, request, same_as=first.rows[0].number)
+        else:
+            yield from _two_ways(first, row, same=first.digest == prepared.request_digest)
+
+
+def _two_ways(first: _First, row: Row, *, same: bool) -> Iterator[Subject]:
+    """This row cannot be taken, and (unless they were told before) neither can those that it stands against."""
+    line = first.rows[0].line
+    yield _bad(row, drafting.bad_already(line) if same else drafting.same_onboarding(line))
+    if not first.is_bad:
+        first.is_bad = True
+        for each in first.rows:
+            repeats = None if each is first.rows[0] else first.rows[0].number
+            yield replace(_bad(each, drafting.same_onboarding(row.line)), same_as=repeats, taken_back=True)
+
+
+def _bad(row: Row, problem: str) -> Subject:
+    return Subject(row.number, row.line, (_row_problem(row.number, row.line, problem),))
+
+
+def _row_problem(number: int, line: int, problem: str) -> RowProblem:
+    place, _, what = problem.partition(": ")
+    return RowProblem(number, line, place, what)
 
 
 async def plan_all(
@@ -144,14 +204,53 @@ class _Patience:
 
 
 async def _planned(bench: Workbench, subject: Subject, patience: _Patience) -> Planned:
-    if isinstance(subject.request, tuple):
-        return Planned(subject.number, subject.line, problems=subject.request)
-    lines = await plan(subject.request, bench.systems, bench.settings)
+    request, place = subject.request, (subject.number, subject.line)
+    if isinstance(request, tuple):
+        return Planned(*place, problems=request, same_as=subject.same_as, taken_back=subject.taken_back)
+    if subject.same_as is not None:
+        return Planned(*place, subject_id=request.subject.subject_id, same_as=subject.same_as)
+    standing = await bench.in_thread(_standing, bench, request)
+    if isinstance(standing, str):
+        return Planned(*place, problems=(_row_problem(*place, standing),))
+    at_rest = standing is not None and standing.status in (CaseStatus.DONE, CaseStatus.ATTENTION)
+    lines = [] if at_rest else await _lines(bench, request, patience)
+    if standing is not None:
+        lines = _as_the_case_stands(standing, lines)
+    case_id = None if standing is None else standing.id
+    return Planned(*place, case_id, request.subject.subject_id, tuple(lines))
+
+
+async def _lines(bench: Workbench, request: IntakeRequest, patience: _Patience) -> list[PlanLine]:
+    lines = await plan(request, bench.systems, bench.settings)
     while _vendor_is_left_alone(lines) and await patience.vendors_are_open(_SHORTEST_WAIT_S):
-        lines = await plan(subject.request, bench.systems, bench.settings)
+        lines = await plan(request, bench.systems, bench.settings)
         if not _vendor_is_left_alone(lines):
             patience.was_worth_it()
-    return Planned(subject.number, subject.line, subject.case_id, subject.request.subject.subject_id, tuple(lines))
+    return lines
+
+
+def _standing(bench: Workbench, request: IntakeRequest) -> CaseView | str | None:
+    """The case that stands for a request, if it asks for the same; or why it does not take this one."""
+    prepared = opening.prepare(bench.ledger.key, request)
+    found = drafting.standing_case(bench.ledger, prepared, bench.systems.addresses)
+    if found is None or found.refusal is not None:
+        return None if found is None else found.refusal
+    return bench.ledger.case(found.case_id) if found.same else None
+
+
+def _as_the_case_stands(case: CaseView, lines: Iterable[PlanLine]) -> list[PlanLine]:
+    """What the steps would do that the case has not done; none, while it needs a person."""
+    planned = {line.step: line for line in lines}
+    found = []
+    for name, step in case.steps.items():
+        if step.status is StepStatus.DONE:
+            found.append(PlanLine(name, Action.NOTHING, f"done by case {case.id}"))
+        elif case.status is CaseStatus.ATTENTION and step.status is not StepStatus.NOT_REQUESTED:
+            note = f"case {case.id} needs attention: {advice(case.reason)}"
+            found.append(PlanLine(name, Action.ATTENTION, note, case.reason))
+        else:
+            found.append(planned[name] if name in planned else PlanLine(name, Action.NOT_REQUESTED))
+    return found
 
 
 def _vendor_is_left_alone(lines: Iterable[PlanLine]) -> bool:
@@ -171,6 +270,8 @@ class PlanFile:
         for problem in planned.problems:
             what = f"{problem.column}: {problem.what}"
             self._writer.writerow([*place, "", "cannot be taken", "", "BAD_ROW", harmless(what)])
+        if planned.same_as is not None and not planned.problems:
+            self._writer.writerow([*place, "", f"the same as row {planned.same_as}", "", "", ""])
         for line in planned.steps:
             if line.action is not Action.NOT_REQUESTED:
                 differences = "; ".join(str(change) for change in line.changes)

@@ -44,6 +44,30 @@ class BadRow:
     problems: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Standing:
+    """The live case that a request would find: whether it asks for the very ``same``, and why it does not take it, if so."""
+
+    case_id: str
+    same: bool
+    refusal: str | None
+
+
+def standing_case(ledger: "Ledger", prepared: Prepared, addresses: Addresses) -> Standing | None:
+    """The case that a row with this request would find now, if any; a read."""
+    query = select(CASES).where(CASES.c.business_key == prepared.business_key, CASES.c.status != CaseStatus.CANCELLED)
+
+    def look(connection: Connection) -> Standing | None:
+        case = maybe_row(connection.execute(query))
+        if case is None:
+            return None
+        same = case["request_digest"] == prepared.request_digest
+        refusal = _refusal(connection, ledger.store.clock(connection), case, prepared, addresses)
+        return Standing(case["id"], same, refusal)
+
+    return ledger.store.read(look)
+
+
 def add_rows(ledger: "Ledger", batch_id: str, drafts: Sequence[Draft], bad: Sequence[BadRow] = ()) -> list[BadRow]:
     """Keep some rows (a thousand or so, in one transaction), in the file's order; returns those that cannot be taken besides ``bad``.
 
@@ -82,21 +106,28 @@ def _refusals(
     standing = {row["business_key"]: row for row in all_rows(connection.execute(query))} if keys else {}
     if not standing:
         return {}
-    refused = {}
     addresses = _addresses_of(connection, batch_id)
-    for draft in drafts:
-        case = standing.get(draft.prepared.business_key)
-        if case is not None and opening.done_elsewhere(case, addresses):
-            refused[draft.number] = str(OnboardedElsewhere(case["id"]))
-            continue
-        if case is None or case["request_digest"] == draft.prepared.request_digest:
-            continue
-        changed = opening.changed_sections(case, draft.prepared)
-        try:
-            opening.refuse_conflict(connection, case, changed, *clock)
-        except RequestConflict as conflict:
-            refused[draft.number] = str(conflict)
-    return refused
+    found = {
+        draft.number: _refusal(connection, clock, standing[draft.prepared.business_key], draft.prepared, addresses)
+        for draft in drafts
+        if draft.prepared.business_key in standing
+    }
+    return {number: why for number, why in found.items() if why is not None}
+
+
+def _refusal(
+    connection: Connection, clock: tuple[str, float], case: Row, prepared: Prepared, addresses: Addresses
+) -> str | None:
+    """Why this live case does not take the request, if it does not."""
+    if opening.done_elsewhere(case, addresses):
+        return str(OnboardedElsewhere(case["id"]))
+    if case["request_digest"] == prepared.request_digest:
+        return None
+    try:
+        opening.refuse_conflict(connection, case, opening.changed_sections(case, prepared), *clock)
+    except RequestConflict as conflict:
+        return str(conflict)
+    return None
 
 
 def _addresses_of(connection: Connection, batch_id: str) -> Addresses:
@@ -143,22 +174,24 @@ def _sorted_out(
             row |= {"business_key": prepared.business_key, "case_id": first["case_id"]}
         else:
             same = first["request_digest"] == prepared.request_digest
-            row = leave_out(number, line, _bad_already(first) if same else _same_onboarding(first))
+            row = leave_out(number, line, bad_already(first["line"]) if same else same_onboarding(first["line"]))
             for other in _others(connection, batch_id, prepared.business_key, rows):
-                problem = _same_onboarding(row)
+                problem = same_onboarding(row["line"])
                 _overwrite(connection, rows, other, leave_out(other["number"], other["line"], problem))
             first["standing"] = RowStanding.LEFT_OUT.value
         rows[number] = row
     return list(rows.values()), [found[number] for number in sorted(found)]
 
 
-def _bad_already(other: Row) -> str:
-    return f"request: is the same as the one in line {other['line']}, which cannot be taken either"
+def bad_already(other_line: int) -> str:
+    """What is wrong with a row that repeats one which cannot be taken."""
+    return f"request: is the same as the one in line {other_line}, which cannot be taken either"
 
 
-def _same_onboarding(other: Row) -> str:
+def same_onboarding(other_line: int) -> str:
+    """What is wrong with each of two rows of a file that ask for one onboarding in two ways."""
     return (
-        f"request: asks for the same onboarding (study, mode, subject and device) as the row in line {other['line']}, but in "
+        f"request: asks for the same onboarding (study, mode, subject and device) as the row in line {other_line}, but in "
         "another way; keep one of them"
     )
 

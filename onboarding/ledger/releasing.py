@@ -11,7 +11,7 @@ from onboarding.errors import RequestConflict
 from onboarding.ledger import opening
 from onboarding.ledger.batch_states import BatchState, RowStanding
 from onboarding.ledger.columns import BATCH_ROWS, BATCHES, CASES, Row, all_rows
-from onboarding.ledger.drafting import BatchGone, seal_problems
+from onboarding.ledger.drafting import BatchGone, bad_already, seal_problems
 from onboarding.ledger.opening import Addresses, NewCases, Prepared
 from onboarding.ledger.states import CaseStatus
 
@@ -146,7 +146,7 @@ def _leave_out_repeats(connection: Connection, ledger: "Ledger", batch_id: str, 
         BATCH_ROWS.c.business_key == first["business_key"],
         BATCH_ROWS.c.standing == RowStanding.REPEATED,
     )
-    what = f"request: is the same as the one in line {first['line']}, which cannot be taken either"
+    what = bad_already(first["line"])
     for number in connection.execute(repeats).scalars().all():
         sealed = seal_problems(ledger.key, batch_id, number, [what])
         left_out = {"problems_sealed": sealed, "case_id": None}

@@ -26,6 +26,7 @@ class Action(StrEnum):
     SEND = "would register"
     WAIT = "would wait"
     REFUSE = "would be refused"
+    ATTENTION = "needs a person first"
     UNREADABLE = "cannot be read now"
     NOT_REQUESTED = "not requested"
 

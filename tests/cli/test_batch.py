@@ -247,6 +247,78 @@ def test_a_dry_run_ends_as_the_run_would(
     assert installation.effects() == []
 
 
+OTHERWISE = {"registration__external_subject_id": "ANOTHER-1"}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [subject_row(1), subject_row(1, **OTHERWISE), subject_row(2)],
+        [subject_row(1), subject_row(2), subject_row(1), subject_row(1, **OTHERWISE), subject_row(1)],
+        [subject_row(1), subject_row(1, **OTHERWISE), subject_row(1, registration__external_subject_id="A-THIRD-1")],
+        [subject_row(1, **BAD), subject_row(1, **OTHERWISE)],
+    ],
+)
+def test_a_dry_run_refuses_the_rows_that_the_run_refuses(
+    installation: Installation, rows: list[dict[str, str]]
+) -> None:
+    installation.control.seed(seed.many(3))
+    path = str(written(installation, *rows))
+    found = []
+    for words in (("--dry-run",), ()):
+        ran = installation.run("batch", path, "--json", *words)
+        *lines, summary = ran.json_lines
+        problems = {(line["row"], line["column"], line["problem"]) for line in lines if "problem" in line}
+        found.append((ran.status, summary["bad_rows"], problems))
+    assert found[0] == found[1]
+    assert found[0][0] == 2
+
+
+def test_a_dry_run_tells_a_row_that_repeats_another_once(installation: Installation) -> None:
+    installation.control.seed(seed.many(2))
+    path = written(installation, subject_row(1), subject_row(2), subject_row(1))
+    ran = installation.run("batch", str(path), "--dry-run")
+    assert ran.status == 0
+    assert "registration: 2 would change" in ran.out
+    assert "1 rows repeat an earlier one" in ran.out
+    *_, last = read_csv(path.with_name("subjects.plan.csv").read_text("utf-8"))
+    assert (last["row"], last["what would happen"]) == ("3", "the same as row 1")
+
+
+def test_a_dry_run_shows_what_stands_already(installation: Installation) -> None:
+    installation.control.seed(seed.many(4))
+    installation.fault("openspecimen", "refuse", call="update_registration", code="CPR_DUP_PPID")
+    begun = written(installation, subject_row(1), subject_row(2))
+    assert installation.run("batch", str(begun)).status == 4
+    done, refused = (
+        next(case["case"] for case in installation.cases() if case["status"] == status)
+        for status in ("done", "attention")
+    )
+    asked = len(installation.requests("read_registration"))
+    again = written(installation, subject_row(1), subject_row(2), subject_row(3))
+    ran = installation.run("batch", str(again), "--dry-run")
+    assert ran.status == 4
+    assert "2 of the subjects have a case already" in ran.out
+    assert len(installation.requests("read_registration")) == asked + 1, "only the third is anything to be done for"
+    plan = read_csv(again.with_name("subjects.plan.csv").read_text("utf-8"))
+    assert {(row["what would happen"], row["code"]) for row in plan if row["case"] == done} == {("already so", "")}
+    assert {(row["what would happen"], row["code"]) for row in plan if row["case"] == refused} == {
+        ("needs a person first", "CPR_DUP_PPID")
+    }
+
+
+def test_a_dry_run_refuses_what_a_case_that_stands_does_not_take(installation: Installation) -> None:
+    installation.control.seed(seed.many(2))
+    assert installation.run("batch", str(written(installation, subject_row(1)))).status == 0
+    path = written(installation, subject_row(1, **OTHERWISE), subject_row(2))
+    (case,) = installation.cases()
+    for words in (("--dry-run",), ()):
+        ran = installation.run("batch", str(path), *words)
+        assert ran.status == 2
+        assert f"case {case['case']} exists" in ran.err
+    assert "The run would open nothing" in installation.run("batch", str(path), "--dry-run").out
+
+
 # The template
 
 
