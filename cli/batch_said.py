@@ -17,7 +17,7 @@ from onboarding.batch.rounds import Left, Rest
 from onboarding.batch.rows import RowProblem
 from onboarding.endings import EXIT_ATTENTION, EXIT_BAD_INPUT, EXIT_FAULT, EXIT_ONBOARDED, EXIT_WAITING
 from onboarding.errors import BadInput
-from onboarding.ledger import batches
+from onboarding.ledger import batch_progress, batches
 from onboarding.ledger.batches import BatchCounts
 from onboarding.ledger.ledger import Ledger
 from onboarding.ledger.states import CaseStatus
@@ -113,7 +113,8 @@ def say_worked(ledger: Ledger, summary: Summary, source: Path | None, *, json: b
         out.print(f"  {summary.intake.left_out} rows left out because of problems", soft_wrap=True)
     for kind, number in summary.faults.items():
         out.print(f"  {number} times a fault of this program ({kind}); please report it", soft_wrap=True)
-    for line in _hints(counts, summary, written, mend):
+    blocked = batch_progress.blocked(ledger, summary.intake.batch_id) if counts.of(CaseStatus.READY) else 0
+    for line in _hints(counts, blocked, summary, written, mend):
         out.print(f"  {line}", soft_wrap=True)
     return status
 
@@ -130,11 +131,17 @@ def exit_status(counts: BatchCounts, summary: Summary) -> int:
     return worst(statuses)
 
 
-def _hints(counts: BatchCounts, summary: Summary, written: Path | None, mend: Path | None) -> Iterator[str]:
+def _hints(
+    counts: BatchCounts, blocked: int, summary: Summary, written: Path | None, mend: Path | None
+) -> Iterator[str]:
     batch_id = summary.intake.batch_id
     if counts.of(CaseStatus.ATTENTION):
         yield f"which need a person: onboard status --batch {batch_id} --only attention"
-    if counts.of(CaseStatus.READY):
+        yield f"what was refused, once that is mended on the other side: onboard resume --batch {batch_id}"
+    if blocked:
+        yield f"{blocked} wait until the log-in is corrected (its address, name or secret); then: {summary.again}"
+        yield "if its account was mended on the other side: onboard doctor --try-login-again, then the same"
+    if counts.of(CaseStatus.READY) > blocked:
         at = f", from {present.moment(summary.left.due_at)} on" if summary.left.due_at is not None else ""
         stopped = "stopped; " if summary.left.why is Rest.STOPPED else ""
         yield f"{stopped}it goes on with{at}: {summary.again}"

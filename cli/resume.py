@@ -14,6 +14,8 @@ from cli.who import actor
 from cli.worked import say_worked, worst
 from onboarding.endings import EXIT_FAULT
 from onboarding.errors import BadInput, OnboardingError
+from onboarding.ledger import batches
+from onboarding.ledger.states import CaseStatus
 from onboarding.ledger.store import StoreUnavailable
 from onboarding.settings import Settings, load_settings
 from onboarding.workbench import Workbench, open_workbench
@@ -24,7 +26,15 @@ _LANES: Final = 8
 """Cases at a time, so that one whose vendor is slow keeps no other from its turn. Flows run one after another."""
 
 
-def resume(*cases: str, all: Flag = False, watch: Flag = False, limit: int = 100, json: Flag = False) -> int:  # noqa: A002 - --all
+def resume(
+    *cases: str,
+    batch: str | None = None,
+    code: str | None = None,
+    all: Flag = False,  # noqa: A002 - --all
+    watch: Flag = False,
+    limit: int = 100,
+    json: Flag = False,
+) -> int:
     """Go on with cases where they stopped.
 
     A case that is named is a person's wish: refused steps are tried again, unknown outcomes are not touched. With --all it is
@@ -32,18 +42,24 @@ def resume(*cases: str, all: Flag = False, watch: Flag = False, limit: int = 100
 
     Args:
         cases: ids of cases, as `onboard status` prints them.
+        batch: the cases of this batch that need a person, as if each was named: once it is mended what they were refused for.
+        code: with --batch, only those with this code.
         all: every case that is due now, the oldest first.
         watch: with --all, stay and take each case as it falls due, until Ctrl-C.
         limit: with --all, so many cases at most.
         json: print JSON lines.
     """
-    if bool(cases) == (all or watch):
-        raise BadInput(["give cases, or --all (with --watch to stay); 'onboard status' lists them."])
+    if [bool(cases), batch is not None, all or watch].count(True) != 1:
+        raise BadInput(["give cases, or --batch BATCH, or --all (with --watch to stay); 'onboard status' lists them."])
+    if code is not None and batch is None:
+        raise BadInput(["--code: goes with --batch."])
     if limit < 1:
         raise BadInput(["--limit: must be at least 1."])
     settings = load_settings()
     if cases:
         return run(_named(settings, [case.upper() for case in cases], json))
+    if batch is not None:
+        return run(_of_batch(settings, batch.upper(), code, json=json))
     return run(_due(settings, watch=watch, limit=limit, json=json))
 
 
@@ -57,11 +73,29 @@ async def _named(settings: Settings, cases: list[str], json: bool) -> int:
         return worst([await _work(bench, case_id, api, retry=True, json=json) for case_id in cases])
 
 
+async def _of_batch(settings: Settings, batch_id: str, code: str | None, *, json: bool) -> int:
+    api = doors.prefect_api()
+    found = await doors.connections(settings, api)
+    async with open_workbench(settings, found, actor=actor()) as bench:
+        if not batch_id.isascii() or await bench.in_thread(batches.batch, bench.ledger, batch_id) is None:
+            raise BadInput([f"--batch: there is no batch {batch_id} in this ledger."])
+        attention = [CaseStatus.ATTENTION]
+        cases = await bench.in_thread(lambda: bench.ledger.cases(statuses=attention, batch_id=batch_id))
+        wanted = [case.id for case in cases if code is None or case.reason == code.upper()]
+        if not wanted:
+            of_code = "" if code is None else f" for {code.upper()}"
+            print(f"onboard: no case of batch {batch_id} needs a person{of_code}.", file=sys.stderr)
+        lanes = _Lanes(bench, api, retry=True, json=json)
+        async with asyncio.TaskGroup() as group:
+            lanes.start(group, wanted, len(wanted))
+        return worst(lanes.statuses)
+
+
 async def _due(settings: Settings, *, watch: bool, limit: int, json: bool) -> int:
     api = doors.prefect_api()
     found = await doors.connections(settings, api)
     async with open_workbench(settings, found, actor=actor()) as bench:
-        lanes = _Lanes(bench, api, json=json)
+        lanes = _Lanes(bench, api, retry=False, json=json)
         try:
             async with asyncio.TaskGroup() as group:
                 await bench.finish_releases()
@@ -87,8 +121,9 @@ async def _find_due(bench: Workbench, limit: int) -> list[str]:
 class _Lanes:
     """Works cases, a few at a time, the oldest first. One that cannot be worked keeps no other from its turn."""
 
-    def __init__(self, bench: Workbench, api: str | None, *, json: bool) -> None:
+    def __init__(self, bench: Workbench, api: str | None, *, retry: bool, json: bool) -> None:
         self.statuses: list[int] = []
+        self._retry = retry
         self._bench = bench
         self._api = api
         self._json = json
@@ -105,7 +140,7 @@ class _Lanes:
     async def _work(self, case_id: str) -> None:
         async with self._free:
             try:
-                status = await _work(self._bench, case_id, self._api, retry=False, json=self._json)
+                status = await _work(self._bench, case_id, self._api, retry=self._retry, json=self._json)
             except OnboardingError as error:
                 for line in str(error).splitlines():
                     print(f"onboard: {line if case_id in line else f'case {case_id}: {line}'}", file=sys.stderr)

@@ -25,7 +25,8 @@ CLEAR: Final = "(clear)"
 """The word for null in a cell: the field is to be emptied."""
 
 LIST_SEPARATOR: Final = ";"
-_MAY_BE_MORE: Final = f"'{CLEAR[0]} \t\r\n"  # a cell that begins otherwise is no more than its text
+_NULL_OF_JSON: Final = "null"
+_MAY_BE_MORE: Final = f"'{CLEAR[0]}{_NULL_OF_JSON[0]} \t\r\n"  # a cell that begins otherwise is no more than its text
 _SUGGESTIONS: Final = 20  # looking for the closest name takes a millisecond
 _EXAMPLE: Final = "'onboard batch --template' writes an example"
 NEEDED: Final = ("subject.study_id", "subject.mode", "subject.subject_id")
@@ -83,6 +84,10 @@ class Column:
             if not self.clears:
                 raise BadCell("cannot be cleared; leave the cell empty to keep what stands")
             return None
+        if self.clears and text.strip() == _NULL_OF_JSON:
+            raise BadCell(
+                f"the word null is no value here; write {CLEAR} to empty it, or leave the cell empty to keep what stands"
+            )
         return text if self.read is None else self.read(text)
 
 

@@ -51,7 +51,7 @@ class Result:
 def result_of(found: RowOutcome) -> Result:
     """What became of a row, in words; free of personal data but for a key that the file spells and nobody knows."""
     if found.standing is RowStanding.LEFT_OUT:
-        todo = "Correct the row and take it in again."
+        todo = "Correct the row and take it in again." if found.number else "Correct the file and take it in again."
         return Result(found.number, found.line, "", "not taken", BAD_ROW, "; ".join(found.problems), todo)
     case_id, code = found.case_id or "", found.reason or ""
     if found.status is None:

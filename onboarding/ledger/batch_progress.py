@@ -85,6 +85,17 @@ def next_look_s(
     return ledger.store.read(look)
 
 
+def blocked(ledger: "Ledger", batch_id: str) -> int:
+    """How many cases of the batch wait until the settings of a log-in that was refused change; no time brings them on."""
+    of_batch = exists().where(BATCH_ROWS.c.case_id == CASES.c.id, BATCH_ROWS.c.batch_id == batch_id)
+    query = (
+        select(func.count())
+        .select_from(CASES)
+        .where(CASES.c.status == CaseStatus.READY, CASES.c.blocked_login.is_not(None), of_batch)
+    )
+    return int(ledger.store.read(lambda c: c.execute(query).scalar_one()))
+
+
 def being_worked(ledger: "Ledger", case_ids: Sequence[str]) -> int:
     """How many of these cases a runner has the lease on now; a few thousand at most."""
 

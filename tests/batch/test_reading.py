@@ -141,6 +141,11 @@ def test_an_empty_cell_leaves_out_and_the_word_for_null_clears() -> None:
     assert body["barcode"] is None
 
 
+def test_the_null_of_json_is_not_taken_for_a_value_of_what_can_be_cleared() -> None:
+    (problem,) = said(table({**CELLS, "registration.site": "null"}))
+    assert "registration.site: the word null is no value here; write (clear)" in problem
+
+
 def test_what_cannot_be_cleared_says_so() -> None:
     assert said(table({**CELLS, "registration.ppid": "(clear)"})) == [
         "row 1 (line 2): registration.ppid: cannot be cleared; leave the cell empty to keep what stands"

@@ -23,6 +23,7 @@ def all_effects(subjects: int) -> dict[str, int]:
 
 def test_one_bad_row_keeps_the_file_out_and_every_problem_is_told(installation: Installation) -> None:
     path = written(installation, subject_row(1), subject_row(2, **BAD), subject_row(3, subject__mode="active"))
+    assert installation.run("migrate").status == 0
     ran = installation.run("batch", str(path))
     assert (ran.status, ran.out) == (2, "")
     problem, mode, summary = ran.said
@@ -194,6 +195,17 @@ def test_no_more_cases_than_asked_for_are_worked_at_a_time(installation: Install
         assert process.wait(60) == 0
         process.communicate()
     assert len(being_worked) == 2
+
+
+def test_cases_behind_a_refused_log_in_are_not_said_to_go_on_by_themselves(installation: Installation) -> None:
+    installation.control.seed(seed.many(2))
+    path = written(installation, subject_row(1), subject_row(2))
+    ran = installation.run("batch", str(path), variables=variables(openspecimen_password="wrong"))
+    assert ran.status == 3
+    assert f"2 wait until the log-in is corrected (its address, name or secret); then: onboard batch {path}" in ran.out
+    assert "onboard doctor --try-login-again" in ran.out
+    assert "by itself" not in ran.out
+    assert installation.run("batch", str(path)).status == 0
 
 
 # Dry runs

@@ -17,6 +17,8 @@ from onboarding.ledger.opening import Addresses
 from onboarding.ledger.preparing import prepare
 from onboarding.settings import load_settings
 from tests.steps.lab import only
+from tests.cli.batch_lab import written
+from tests.support.batch_files import subject_row
 from tests.support.installation import Installation, variables, without
 from vendor_sandbox import seed
 
@@ -121,7 +123,48 @@ def test_cases_of_a_mode_that_is_not_allowed_here_keep_no_other_from_its_turn(in
     assert (ran.status, worked(ran)) == (0, allowed)
 
 
-@pytest.mark.parametrize("words", [(), ("CASE", "--all"), ("CASE", "--watch"), ("--all", "--limit", "0")])
+def test_what_was_refused_in_a_batch_and_is_mended_is_tried_again_by_one_command(installation: Installation) -> None:
+    installation.control.seed(seed.many(4))
+    refused = {
+        number: installation.fault("openspecimen", "refuse", call="update_registration", nth=number, code=code)
+        for number, code in ((1, "CPR_DUP_PPID"), (2, "CPR_DUP_PPID"), (3, "SITE_NOT_FOUND"))
+    }
+    assert len(refused) == 3
+    path = written(installation, *(subject_row(number) for number in range(1, 5)))
+    ran = installation.run("batch", str(path), "--concurrency", "1")
+    assert ran.status == 4
+    batch_id = only_batch(installation)
+    assert f"onboard resume --batch {batch_id}" in ran.out
+    assert installation.effects().count("registration_updated") == 1
+
+    one = installation.run("resume", "--batch", batch_id, "--code", "SITE_NOT_FOUND", "--json")
+    assert (one.status, [line["ending"] for line in one.json_lines]) == (0, ["Onboarded"])
+    rest = installation.run("resume", "--batch", batch_id.lower(), "--json")
+    assert (rest.status, [line["ending"] for line in rest.json_lines]) == (0, ["Onboarded"] * 2)
+    assert installation.effects().count("registration_updated") == 4
+    none = installation.run("resume", "--batch", batch_id)
+    assert (none.status, none.out, none.said) == (0, "", [f"no case of batch {batch_id} needs a person."])
+    unknown = installation.run("resume", "--batch", "BATCH")
+    assert (unknown.status, unknown.said) == (2, ["--batch: there is no batch BATCH in this ledger."])
+
+
+def only_batch(installation: Installation) -> str:
+    (batch_id,) = {case["batch"] for case in installation.cases()}
+    return str(batch_id)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("CASE", "--all"),
+        ("CASE", "--watch"),
+        ("--all", "--limit", "0"),
+        ("CASE", "--batch", "BATCH"),
+        ("--all", "--batch", "BATCH"),
+        ("CASE", "--code", "CPR_DUP_PPID"),
+    ],
+)
 def test_what_is_to_be_resumed_must_be_clear(installation: Installation, words: tuple[str, ...]) -> None:
     ran = installation.run("resume", *words)
     assert ran.status == 2
