@@ -11,6 +11,7 @@ from typing import Any, Final, ParamSpec, Self, TypeVar, cast
 
 from prefect.flows import Flow
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
+from prefect.utilities import callables
 from pydantic import Field, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import MISSING
@@ -145,6 +146,36 @@ class AskedFlow(Flow[P, R]):
         return cast("Self", copy)
 
 
+class _FormSignature(inspect.Signature):
+    """A signature of which the form takes no parameter but those that it shows."""
+
+
+class _ClosedForm(callables.ParameterSchema):
+    """Prefect's schema of a run's parameters, and that there are no others."""
+
+    additionalProperties: bool  # noqa: N815 - a word of JSON schema
+
+
+def _close_forms() -> None:
+    """Make Prefect close the forms of our flows, whoever asks for them.
+
+    The server keeps to what a deployment's schema says, but Prefect (3.8) has no way to say this one thing: a parameter of another
+    name was stored, and its run crashed. `onboard setup`, `onboard up` and `prefect deploy` all make the schema by this function.
+    """
+    makes = callables.generate_parameter_schema
+
+    def make(signature: inspect.Signature, docstrings: dict[str, str]) -> callables.ParameterSchema:
+        made = makes(signature, docstrings)
+        if not isinstance(signature, _FormSignature):
+            return made
+        return _ClosedForm(**made.model_dump(exclude_unset=True), additionalProperties=False)
+
+    callables.generate_parameter_schema = make
+
+
+_close_forms()
+
+
 def _signature_for_a_form(function: Callable[..., Any]) -> inspect.Signature:
     """The function's signature without the default None, which a form would show as a value and send."""
     signature = inspect.signature(function, eval_str=True)
@@ -152,7 +183,7 @@ def _signature_for_a_form(function: Callable[..., Any]) -> inspect.Signature:
         parameter.replace(default=MISSING) if parameter.default is None else parameter
         for parameter in signature.parameters.values()
     ]
-    return signature.replace(parameters=parameters)
+    return _FormSignature(parameters, return_annotation=signature.return_annotation)
 
 
 def asked_flow(

@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -13,13 +14,17 @@ import httpx
 import pytest
 import yaml
 from prefect import flow, get_client
-from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.exceptions import SignatureMismatchError
 from prefect.flow_engine import run_flow
 from prefect.states import Cancelling, Scheduled
+from prefect.utilities.callables import parameter_schema
 
+from cli.deployments import Wanted, apply, served, wanted_deployments
+from cli.told import Outcome
 from flows.onboard_subject import onboard_subject
 from onboarding.clocks import utc_now
 from onboarding.keys import key_file
@@ -103,11 +108,13 @@ async def trigger(
     await openspecimen_block(lab).save("default", overwrite=True)
     await clinical_one_block(lab).save("default", overwrite=True)
     job = {"job_variables": {"env": {**plain, **(variables or {})}}}
+    return await create_run(api, await deployment_id(api, name), {**job, **body})
+
+
+async def create_run(api: httpx.AsyncClient, deployment: str, body: dict[str, Any]) -> httpx.Response:
     async with asyncio.timeout(_RUN_ENDS_S):
         while True:
-            answer = await api.post(
-                f"deployments/{await deployment_id(api, name)}/create_flow_run", json={**job, **body}
-            )
+            answer = await api.post(f"deployments/{deployment}/create_flow_run", json=body)
             if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:  # a server on SQLite says that when it is busy
                 return answer
             await asyncio.sleep(0.2)
@@ -249,11 +256,81 @@ async def test_what_the_schema_refuses_never_becomes_a_run(api: httpx.AsyncClien
         assert len(await client.read_flow_runs(flow_run_filter=chosen)) == before
 
 
+NOT_MISSPELT: dict[str, dict[str, Any]] = {
+    "onboard-chunk": {"batch_id": "7K3Q9M2XW4TB", "case_ids": ["7K3Q9M2XW4TB"]},
+    "decide-case": {"case_id": "7K3Q9M2XW4TB", "decision": "retry", "reason_code": "mended_on_the_other_side"},
+}
+"""What a deployment needs; the others need nothing."""
+
+
+async def refuses_a_misspelt_parameter(api: httpx.AsyncClient, name: str, deployment: str) -> None:
+    """A parameter that the flow does not have is refused by its name, and Prefect keeps nothing of it."""
+    answer = await api.get(f"deployments/name/{name}/{deployment}")
+    assert answer.status_code == 200, answer.text
+    found = answer.json()["id"]
+    answer = await create_run(api, found, {"parameters": {**NOT_MISSPELT.get(name, {}), "filename": MARKER}})
+    assert answer.status_code == 409, (name, answer.text)
+    assert "'filename' was unexpected" in answer.json()["detail"]
+    runs = await api.post("flow_runs/filter", json={"deployments": {"id": {"any_": [found]}}})
+    assert runs.status_code == 200, runs.text
+    assert MARKER not in runs.text
+
+
+@pytest.mark.prefect
+@pytest.mark.parametrize("name", [one["name"] for one in DEPLOYMENTS])
+async def test_no_deployment_takes_a_parameter_that_its_flow_does_not_have(api: httpx.AsyncClient, name: str) -> None:
+    await refuses_a_misspelt_parameter(api, name, name)
+
+
+async def set_up_without_schedules(client: PrefectClient, wanted: Wanted) -> None:
+    """As `onboard setup` does."""
+    assert await apply(client, wanted) == (Outcome.CREATED, "")
+    assert await apply(client, wanted) == (Outcome.LEFT, "")
+
+
+async def served_without_schedules(_client: PrefectClient, wanted: Wanted) -> None:
+    """As `onboard up` does."""
+    await cast("Awaitable[UUID]", served(wanted).aapply())
+
+
+@pytest.mark.prefect
+@pytest.mark.parametrize("way", [set_up_without_schedules, served_without_schedules])
+async def test_setup_and_up_make_deployments_that_refuse_it_too(
+    api: httpx.AsyncClient, way: Callable[[PrefectClient, Wanted], Awaitable[None]]
+) -> None:
+    async with get_client() as client:
+        for wanted in wanted_deployments():
+            another = replace(wanted, name=f"{wanted.name}-misspelt", intervals_s=[])
+            await way(client, another)
+            try:
+                await refuses_a_misspelt_parameter(api, wanted.name, another.name)
+            finally:
+                made = await client.read_deployment_by_name(f"{wanted.name}/{another.name}")
+                await client.delete_deployment(made.id)
+
+
+@pytest.mark.prefect
+async def test_setup_closes_the_form_of_an_earlier_version(api: httpx.AsyncClient) -> None:
+    """Up to then a deployment took any parameter."""
+    wanted = replace(wanted_deployments()[0], name="as-before")
+    open_to_all = parameter_schema(wanted.flow).model_dump(exclude_unset=True)
+    open_to_all.pop("additionalProperties", None)
+    async with get_client() as client:
+        await apply(client, wanted)
+        made = await client.read_deployment_by_name(f"{wanted.flow.name}/{wanted.name}")
+        try:
+            await client.update_deployment(made.id, DeploymentUpdate(parameter_openapi_schema=open_to_all))
+            assert await apply(client, wanted) == (Outcome.CHANGED, "form")
+            await refuses_a_misspelt_parameter(api, wanted.flow.name, wanted.name)
+        finally:
+            await client.delete_deployment(made.id)
+
+
 @pytest.mark.prefect
 async def test_a_parameter_that_the_flow_does_not_have_ends_the_run_before_it_begins(
     prefect_server: PrefectServer, lab: FlowLab
 ) -> None:
-    """Prefect's check takes unknown parameters of a run; only unknown keys inside the request are refused by it."""
+    """Whoever starts a run can switch the check of its parameters off; nothing is sent then either."""
     async with get_client() as client:
         run = await client.create_flow_run(onboard_subject)
         run.parameters = {"case": "7K3Q9M2XW4TB"}

@@ -97,10 +97,22 @@ def test_nothing_is_required_but_the_choice_is_checked() -> None:
 
 
 def test_unknown_keys_and_wrong_values_are_refused_by_the_schema_itself() -> None:
-    for name, one in objects(SCHEMA):
-        if "properties" in one and name != "the run":
-            assert one["additionalProperties"] is False, name
+    for flow in FLOWS:
+        for name, one in objects(parameter_schema(flow).model_dump()):
+            if "properties" in one:
+                assert one["additionalProperties"] is False, f"{flow.name}: {name}"
     assert SCHEMA["definitions"]["Mode"]["enum"] == ["test", "training", "active"]
+
+
+def test_the_forms_of_flows_of_others_stay_as_prefect_makes_them() -> None:
+    def of_others(number: int) -> None: ...
+
+    assert set(parameter_schema(of_others).model_dump(exclude_unset=True)) == {
+        "title",
+        "type",
+        "properties",
+        "required",
+    }
 
 
 def test_no_field_of_the_form_asks_for_a_person() -> None:
