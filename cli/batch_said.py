@@ -102,7 +102,7 @@ def say_worked(ledger: Ledger, summary: Summary, source: Path | None, *, json: b
         return status
     out = present.console()
     cases = sum(counts.cases.values())
-    seen = "" if summary.observed else f" ({doors.NOT_OBSERVED})"
+    seen = "" if summary.observed else f" ({doors.not_observed()})"
     out.print(
         f"Batch {summary.intake.batch_id}: {counts.of(CaseStatus.DONE)} of {cases} done in {summary.took_s:.1f} s{seen}",
         soft_wrap=True,

@@ -97,13 +97,7 @@ async def _all_checks(samples: Samples, *, try_login_again: bool) -> list[Check]
     ledger, check = _ledger(settings)
     checks.append(check)
     api = doors.prefect_api()
-    checks.append(
-        Check("Prefect API", Finding.GOOD, api)
-        if api
-        else Check(
-            "Prefect API", Finding.NOTE, "none answers; runs are not observed. Set PREFECT_API_URL to have them shown."
-        )
-    )
+    checks.append(_prefect_api(answers=api is not None))
     try:
         if ledger is not None and try_login_again:
             ledger.forget_login_refused(OPENSPECIMEN)
@@ -113,6 +107,17 @@ async def _all_checks(samples: Samples, *, try_login_again: bool) -> list[Check]
         if ledger is not None:
             ledger.close()
     return checks
+
+
+def _prefect_api(*, answers: bool) -> Check:
+    name, address = "Prefect API", doors.asked_address()
+    if address is None:
+        what = "none answers; runs are not observed. Set PREFECT_API_URL to have them shown."
+        return Check(name, Finding.NOTE, what)
+    if not answers:
+        what = f"none answers at {address}; runs are not observed. Start it, or correct or unset PREFECT_API_URL."
+        return Check(name, Finding.NOTE, what)
+    return Check(name, Finding.GOOD, address)
 
 
 def _times(settings: Settings) -> str:

@@ -50,7 +50,7 @@ Door = Callable[[Workbench, str, bool], Awaitable[Worked]]
 
 def prefect_api() -> str | None:
     """The configured Prefect API, if it answers within a second. Prefect itself is not imported for that."""
-    url = os.environ.get("PREFECT_API_URL") or _of_profile("PREFECT_API_URL")
+    url = _configured_api()
     if not url or not url.startswith(("http://", "https://")):
         return None
     try:
@@ -63,6 +63,26 @@ def prefect_api() -> str | None:
     ):  # a host that is no name; certificates that are no file
         return None
     return url if answer.status_code == httpx.codes.OK else None
+
+
+def not_observed() -> str:
+    """Why a run is not seen on a page: no Prefect API is configured, or it does not answer."""
+    address = asked_address()
+    return NOT_OBSERVED if address is None else f"{NOT_OBSERVED} answers at {address}"
+
+
+def asked_address() -> str | None:
+    """Where a Prefect API is looked for, without a log-in; None if none is configured, or by what is no address."""
+    try:
+        url = httpx.URL(_configured_api() or "")
+        known = url.scheme in ("http", "https") and url.host
+    except (httpx.InvalidURL, ValueError):
+        return None
+    return str(url.copy_with(username=None, password=None, query=None, fragment=None)) if known else None
+
+
+def _configured_api() -> str | None:
+    return os.environ.get("PREFECT_API_URL") or _of_profile("PREFECT_API_URL")
 
 
 def _certificates() -> ssl.SSLContext | bool:

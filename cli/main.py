@@ -54,6 +54,7 @@ for name, (place, what) in _COMMANDS.items():
 def main() -> None:
     """Run one command and exit with its status; nothing a user can cause ends in a traceback."""
     logging.getLogger("onboarding").setLevel(logging.WARNING)
+    _say_what_the_ledger_logs()
     try:
         status = app(sys.argv[1:], exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -87,6 +88,13 @@ def _reader_went_away() -> int:
     """Nobody reads our output any more (``| head``): leave without a word, not even from the interpreter's own flush."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EXIT_FAULT
+
+
+def _say_what_the_ledger_logs() -> None:
+    log, handler = logging.getLogger("onboarding.ledger"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("onboard: %(message)s"))
+    log.addHandler(handler)
+    log.propagate = False  # Prefect, once it is imported, would show it a second time
 
 
 def _say(*lines: str) -> None:

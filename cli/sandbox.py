@@ -1,8 +1,9 @@
 """`onboard sandbox`: stand-ins for both vendors on this machine."""
 
-import subprocess
+import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 
 def sandbox(
@@ -14,7 +15,7 @@ def sandbox(
     clinical_one_port: int = 0,
     token_port: int = 0,
     control_port: int = 0,
-) -> int:
+) -> NoReturn:
     """Run stand-ins for OpenSpecimen and Clinical One on this machine until Ctrl-C; prints their addresses as JSON.
 
     Args:
@@ -33,8 +34,4 @@ def sandbox(
         command += ["--effect-log", str(effect_log)]
     if seed is not None:
         command += ["--seed", str(seed)]
-    process = subprocess.Popen(command)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        return process.wait()  # it got the same Ctrl-C and drains
+    os.execv(sys.executable, command)  # noqa: S606 - it becomes this process, so whatever signal ends one ends both

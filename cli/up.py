@@ -1,6 +1,7 @@
 """`onboard up`: everything on this machine with one command, until Ctrl-C. A second start goes on with the same data."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from cli.settings_file import shown_url
 from cli.up_folder import SERVED, UpFolder, port_problem, secret_names, up_folder
 from onboarding.endings import EXIT_FAULT, EXIT_ONBOARDED
 from onboarding.errors import BadInput, BadSettings
-from onboarding.settings import APPLICATION, PREFIX, load_connections, load_settings
+from onboarding.ledger.ledger import migrate, open_ledger
+from onboarding.settings import APPLICATION, PREFIX, Settings, load_connections, load_settings
 
 PORT: Final = 4200
 _SERVES_S: Final = 180.0
@@ -124,6 +126,8 @@ def _start(kept: UpFolder, stack: ExitStack, port: int) -> _House:
     if why := port_problem(port):
         raise BadInput([f"--port: {port} is in use or cannot be used ({why}); try: onboard up --port {_another(port)}"])
     ports = kept.sandbox_ports() if stand_ins else {}
+    settings = _settings_of_stand_ins(kept.path) if stand_ins else _ours(os.environ)
+    _make_ledger(load_settings(settings), stand_ins=stand_ins)
     out = present.console()
     base = {**local.clean_environment(), **local.BATCHED_PREFECT}
     out.print(f"Starting the Prefect server on port {port} (about half a minute) ...")
@@ -133,9 +137,7 @@ def _start(kept: UpFolder, stack: ExitStack, port: int) -> _House:
     if stand_ins:
         sandbox = _start_stand_ins(kept, stack, base, ports)
         parts.append(_Part("the vendor sandbox", sandbox.process, kept.path / "sandbox.json"))
-        settings = _settings_of_stand_ins(kept.path, sandbox)
-    else:
-        settings = _ours(os.environ)
+        settings |= sandbox.settings
     prefect.wait()
     log = kept.log("serving.log")
     command = [sys.executable, "-m", "cli.serving"]
@@ -182,8 +184,11 @@ def _start_stand_ins(
     return stack.enter_context(local.running_sandbox(kept.path, environment, *options, kept_open=(kept.lock,)))
 
 
-def _settings_of_stand_ins(folder: Path, sandbox: local.Sandbox) -> dict[str, str]:
-    """The settings of an installation whose vendors are stand-ins: what leads elsewhere is not taken from the environment."""
+def _settings_of_stand_ins(folder: Path) -> dict[str, str]:
+    """The settings of an installation whose vendors are stand-ins, but for the connections to them.
+
+    What leads elsewhere is not taken from the environment.
+    """
     settings_file, inbox = folder / "settings.toml", folder / "inbox"
     settings_file.touch(mode=0o600)
     inbox.mkdir(mode=0o700, exist_ok=True)
@@ -193,10 +198,21 @@ def _settings_of_stand_ins(folder: Path, sandbox: local.Sandbox) -> dict[str, st
         f"{PREFIX}INBOX": str(inbox),
         f"{PREFIX}DISPENSATION_CHECK_SECONDS": "60",
         **{name: value for name, value in chosen.items() if not name.startswith(refused)},
-        **sandbox.settings,
         f"{PREFIX}LEDGER_URL": f"sqlite:///{folder / 'ledger.db'}",
         f"{PREFIX}SETTINGS_FILE": str(settings_file),
     }
+
+
+def _make_ledger(settings: Settings, *, stand_ins: bool) -> None:
+    """See that there is a ledger before anything is started, so that it can be looked at at once.
+
+    Raises:
+        BadSettings, LedgerError: it cannot be used.
+    """
+    if stand_ins:
+        migrate(settings)  # it belongs to this folder, so no person has to
+    else:
+        open_ledger(settings).close()
 
 
 def _wait_until_served(serving: _Part) -> None:
@@ -227,7 +243,7 @@ def _say_where(kept: UpFolder, variables: Mapping[str, str], *, stand_ins: bool)
         "Inbox": str(settings.inbox or "none; ONBOARDING_INBOX names its folder"),
         "Logs": str(kept.path),
         **({"Secret": f"{', '.join(secrets)}: not in the file below, so set in that terminal"} if secrets else {}),
-        "In another terminal": f". {environment}; onboard status",
+        "In another terminal": f". {shlex.quote(str(environment))}; onboard status",
     }.items():
         out.print(f"  {name + ':':<21}{what}", soft_wrap=True)
 

@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import socket
+import sysconfig
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,6 +74,8 @@ class UpFolder:
     def write_environment(self, variables: Mapping[str, str], left_out: Collection[str] = ()) -> Path:
         """Write the variables with which commands in other terminals work on the same; readable by the owner alone.
 
+        A shell that reads it finds `onboard` too, and Prefect's own command.
+
         ``left_out``: names of variables that are not written; the file says so.
         """
         file = self.path / "environment"
@@ -81,6 +84,8 @@ class UpFolder:
             lines.append(f': "${{{_LEDGER_URL}:?holds a password: set it in this terminal first}}"\n')
         kept = sorted((name, value) for name, value in variables.items() if name not in left_out)
         lines += [f"export {name}={shlex.quote(value)}\n" for name, value in kept]
+        commands = shlex.quote(sysconfig.get_path("scripts"))
+        lines.append(f'case ":$PATH:" in *:{commands}:*) ;; *) export PATH={commands}:"$PATH" ;; esac\n')
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as out:
             os.fchmod(out.fileno(), 0o600)  # a file that stood keeps its mode otherwise
@@ -135,5 +140,6 @@ def port_problem(port: int) -> str | None:
     try:
         socket.create_server((local.LOOPBACK, port)).close()
     except OSError as error:
-        return error.strerror.lower() if error.strerror else "cannot be used"
+        # The error's own text repeats the address.
+        return os.strerror(error.errno).lower() if error.errno else "cannot be used"
     return None

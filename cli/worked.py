@@ -30,7 +30,7 @@ def say_worked(worked: doors.Worked, *, observed: bool, json: bool, notes: list[
         present.print_json({**ending, **present.case_json(worked.case)})
         return facts.exit_status
     out = present.console()
-    seen = "" if observed else f" ({doors.NOT_OBSERVED})"
+    seen = "" if observed else f" ({doors.not_observed()})"
     out.print(f"Case {worked.case.id}: {worked.ending} - {facts.meaning}{seen}", soft_wrap=True)
     for note in notes:
         out.print(f"  note: {note}", soft_wrap=True)

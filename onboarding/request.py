@@ -112,7 +112,7 @@ class RegistrationSection(Section):
     external_subject_id: Line | None = Field(
         default=None,
         title="External subject id",
-        description="The subject's coded id in another system; null in a JSON file, (clear) in a CSV one, empties it. Example: TEST_001",
+        description="The subject's coded id in another system; null in JSON, (clear) in CSV, empties it. Example: TEST_001",
         examples=["TEST_001"],
     )
     activity_status: Annotated[ActivityStatus | None, NotNull] = Field(
@@ -124,13 +124,15 @@ class RegistrationSection(Section):
     site: Line | None = Field(
         default=None,
         title="Site",
-        description="Name of the registration's site in OpenSpecimen; null in a JSON file, (clear) in a CSV one, empties it. Example: Berlin Centre",
+        description="Name of the registration's site in OpenSpecimen; null in JSON, (clear) in CSV, empties it. "
+        "Example: Berlin Centre",
         examples=["Berlin Centre"],
     )
     barcode: Line | None = Field(
         default=None,
         title="Barcode",
-        description="Barcode of the registration, unique in its protocol; null in a JSON file, (clear) in a CSV one, empties it. Example: REG-0001",
+        description="Barcode of the registration, unique in its protocol; null in JSON, (clear) in CSV, empties it. "
+        "Example: REG-0001",
         examples=["REG-0001"],
     )
     allow_merge: Flag = Field(

@@ -1,5 +1,6 @@
 """The ledger: the truth about every case. Each method is one transaction on SQLite or PostgreSQL."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -27,6 +28,7 @@ from onboarding.ledger.writes import CaseWrite, Lease
 from onboarding.request import OnboardingRequest
 from onboarding.settings import Settings
 
+_log: Final = logging.getLogger("onboarding.ledger")
 T = TypeVar("T")
 _Head = tuple[str | None, str | None]
 """A ledger's schema version, and (of this version's schema) the id of the key that it belongs to; None is none."""
@@ -213,6 +215,7 @@ class Ledger:
 def open_ledger(settings: Settings, *, create: bool = True) -> Ledger:
     """Open the ledger of the settings; a new SQLite ledger is made with a key of its own, anything else must fit.
 
+    That one was made is logged: at an address that is wrong, it knows nothing of what another ledger has onboarded.
     ``create=False``, for those who only look: a ledger that does not stand yet is refused.
 
     Raises ``BadSettings`` or ``LedgerError``: a missing or wrong key, another schema, a database that could forget.
@@ -223,6 +226,7 @@ def open_ledger(settings: Settings, *, create: bool = True) -> Ledger:
         if head is None:
             ledger = Ledger(store, _create(store, settings, create=create))
             check_ledger(ledger)
+            _log.warning("there was no ledger at %s; a new, empty one was made there.", store.place)
         else:
             ledger = Ledger(store, _key_of(settings, store))
             _check(ledger, head)

@@ -147,6 +147,20 @@ def status(folder: Path, **secrets: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def copied(up: Up) -> subprocess.CompletedProcess[str]:
+    """What becomes of the command for another terminal, in one that knows nothing of this installation."""
+    (line,) = [line for line in up.said.splitlines() if "In another terminal" in line]
+    return subprocess.run(
+        ["/bin/sh", "-c", line.partition(":")[2]],
+        env={"PATH": "/usr/bin:/bin", "HOME": str(up.folder.parent)},
+        cwd=up.folder.parent,
+        capture_output=True,
+        text=True,
+        timeout=_ENDS_S,
+        check=False,
+    )
+
+
 def hold_a_run(up: Up, number: int) -> str:
     """A run whose update the vendor has applied and not answered yet."""
     rule = up.sandbox().add_fault("openspecimen", "hold", call="update_registration", when="after")
@@ -158,6 +172,8 @@ def hold_a_run(up: Up, number: int) -> str:
 def test_one_command_runs_everything_and_further_starts_go_on_with_the_same_data(tmp_path: Path) -> None:
     folder, port = tmp_path / "up", free_port()
     with running_up(folder, port) as up:
+        looked = copied(up)
+        assert (looked.returncode, looked.stderr) == (0, ""), "its ledger is there from the start"
         page = up.api.get(f"http://127.0.0.1:{port}/", follow_redirects=True)
         assert page.status_code == 200
         assert "<html" in page.text.lower()

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from onboarding.keys import LedgerKey
+from tests.cli.batch_lab import many
+from tests.support.batch_files import exception_row
 from tests.support.installation import Installation, variables, without
 from tests.support.processes import free_port
 from vendor_sandbox import seed
@@ -86,6 +88,7 @@ SETTINGS: list[tuple[dict[str, object], str, str]] = [
 def test_a_wrong_setting_is_named_with_what_is_allowed(
     installation: Installation, settings: dict[str, object], name: str, allowed: str
 ) -> None:
+    assert installation.run("migrate").status == 0
     ran = installation.run("subject", installation.request(), variables=dict(variables(**settings)))
     (line,) = ran.said
     assert ran.status == 2
@@ -179,8 +182,10 @@ def test_a_case_waits_for_a_system_that_cannot_be_reached_and_keeps_to_its_addre
         for name, (process, ledger, setting, said) in runs.items():
             out, err = process.communicate(timeout=120)
             assert process.returncode == 3, (name, err)
-            assert all("Looking again in" in line and said[1] in line for line in err.splitlines()), (name, err)
-            assert err, "it must say why nothing seems to happen"
+            made, *waits = err.splitlines()
+            assert "there was no ledger at " in made
+            assert all("Looking again in" in line and said[1] in line for line in waits), (name, err)
+            assert waits, "it must say why nothing seems to happen"
             assert any(all(words in line for words in said) for line in out.splitlines()), (name, out)
             case = installation.run("status", "--json", variables=dict(ledger)).json_lines[0]["case"]
             resumed = installation.run("resume", case, variables=dict(ledger))
@@ -261,6 +266,17 @@ def test_a_missing_or_wrong_key_is_refused_before_anything_is_sent(installation:
     assert installation.run(command, *words).status == 2
     assert installation.requests() == []
     assert installation.run("status", variables=dict(variables(ledger_key=key.strip()))).status == 0
+
+
+@pytest.mark.parametrize("options", [("subject",), ("subject", "--dry-run"), ("batch",), ("batch", "--dry-run")])
+def test_that_a_new_ledger_was_made_is_said_since_its_address_may_be_wrong(
+    installation: Installation, options: tuple[str, ...]
+) -> None:
+    """Another ledger can know that the same subjects are onboarded."""
+    file = installation.request() if options[0] == "subject" else str(many(installation, 1, exception_row))
+    made = f"there was no ledger at sqlite:///{installation.ledger_file}; a new, empty one was made there."
+    assert installation.run(*options, file).said[0] == made
+    assert made not in installation.run(*options, file).said
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 
 from onboarding.endings import ENDINGS, EXIT_ONBOARDED
 from tests.support.installation import Installation, without
+from tests.support.processes import free_port
 from tests.support.requests import INVENTORY_ID, STUDY_ID, SUBJECT_ID
 from vendor_sandbox import seed
 
@@ -51,16 +52,30 @@ NOT_DISPENSED: dict[str, Any] = {
 
 
 def test_a_subject_that_is_onboarded_ends_with_0_and_says_every_step(installation: Installation) -> None:
+    assert installation.run("migrate").status == 0
     ran = installation.run("subject", installation.request())
     assert (ran.status, ran.err) == (0, "")
     assert "Onboarded" in ran.out
-    assert "not observed: no Prefect API" in ran.out
+    assert "(not observed: no Prefect API)" in ran.out
     for code in ("UPDATED", "DISPENSED", "REGISTERED", "CREATED"):
         assert code in ran.out
     again = installation.run("subject", installation.request())
     assert again.status == 0
     assert "the case stood already" in again.out
     assert installation.effects() == ["registration_updated", "device_registered", "dnd_exception_created"]
+
+
+def test_a_prefect_api_that_does_not_answer_is_named_without_its_log_in(installation: Installation) -> None:
+    address = f"http://127.0.0.1:{free_port()}/api"
+    dead: dict[str, str | None] = {
+        "PREFECT_API_URL": address.replace("http://", "http://jane:hunter2@") + "?key=hunter2"
+    }
+    ran = installation.run("subject", installation.request(), variables=dead)
+    looked = installation.run("doctor", variables=dead)
+    assert (ran.status, looked.status) == (0, 0)
+    assert f"(not observed: no Prefect API answers at {address})" in ran.out
+    assert f"Prefect API: none answers at {address}; runs are not observed." in looked.out
+    assert "hunter2" not in ran.out + ran.err + looked.out + looked.err
 
 
 def test_a_request_may_come_from_standard_input(installation: Installation) -> None:

@@ -56,7 +56,7 @@ def test_a_dry_run_can_be_stopped(installation: Installation) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert err.startswith("onboard: Stopped.")
+    assert "onboard: Stopped." in err
     assert installation.cases() == []
 
 
@@ -99,6 +99,7 @@ def test_a_reader_that_goes_away_is_no_fault_worth_a_word(
 
 
 def test_the_work_is_done_even_if_nobody_reads_about_it(installation: Installation) -> None:
+    assert installation.run("migrate").status == 0
     reader, writer = os.pipe()
     os.close(reader)
     with (

@@ -16,8 +16,8 @@ from onboarding.ledger.ledger import Ledger, open_ledger
 from onboarding.ledger.opening import Addresses
 from onboarding.ledger.preparing import prepare
 from onboarding.settings import load_settings
-from tests.steps.lab import only
 from tests.cli.batch_lab import written
+from tests.steps.lab import only
 from tests.support.batch_files import subject_row
 from tests.support.installation import Installation, variables, without
 from vendor_sandbox import seed

@@ -1,12 +1,16 @@
-"""`onboard up` where it does not start: what is in the way is said, with the way out."""
+"""`onboard up` where it does not start: what is in the way is said, with the way out. And what it leaves for other terminals."""
 
 import fcntl
+import shlex
+import signal
 import socket
 import stat
 import subprocess
+import sysconfig
 
 from cli.local import sandbox_settings
 from cli.up_folder import secret_names, up_folder
+from onboarding.keys import LedgerKey
 from tests.support.installation import Installation, variables, without
 from tests.support.processes import free_port
 
@@ -22,7 +26,7 @@ def test_a_port_in_use_is_said_with_the_way_out(installation: Installation) -> N
         ran = installation.run("up", "--port", str(port), "--folder", "up", variables=NO_VENDORS)
     assert ran.status == 2
     (line,) = ran.said
-    assert f"--port: {port} is in use" in line
+    assert line.startswith(f"--port: {port} is in use or cannot be used (address already in use); try: ")
     assert "onboard up --port " in line
     assert not list((installation.folder / "up").glob("*.log")), "nothing was started"
 
@@ -116,6 +120,42 @@ def test_commands_in_another_terminal_do_not_take_another_ledger_for_that_whose_
     assert (unset.returncode != 0, unset.stdout) == (True, "")
     assert f"{url}: holds a password" in unset.stderr
     assert subprocess.run(sourced, env={url: "set"}, capture_output=True, text=True, check=True).stdout == "went on\n"
+
+
+def test_the_ledger_can_be_looked_at_before_anything_else_is_there(installation: Installation) -> None:
+    words = ("up", "--port", str(free_port()), "--folder", "up")
+    with installation.started(*words, variables=NO_VENDORS) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("Starting ")
+        ledger = variables(ledger_url=f"sqlite:///{installation.folder / 'up' / 'ledger.db'}")
+        looked = installation.run("status", "--json", variables=dict(ledger))
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert (looked.status, looked.out, looked.err) == (0, "", "")
+
+
+def test_a_ledger_that_cannot_be_used_is_said_before_anything_is_started(installation: Installation) -> None:
+    assert installation.run("migrate").status == 0
+    other = dict(variables(ledger_key=LedgerKey.new_text()))
+    with installation.started("up", "--port", str(free_port()), "--folder", "up", variables=other) as process:
+        assert process.stdout is not None
+        if began := process.stdout.readline():
+            process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, began) == (1, "")
+    assert err.startswith("onboard: the key does not belong to the ledger ")
+    assert not list((installation.folder / "up").glob("*.log")), "nothing was started"
+
+
+def test_commands_are_found_in_a_terminal_that_does_not_know_where_they_are(installation: Installation) -> None:
+    with up_folder(installation.folder / "with a blank") as kept:
+        file = kept.write_environment({})
+    sourced = f". {shlex.quote(str(file))}; . {shlex.quote(str(file))}; command -v onboard; echo $PATH"
+    done = subprocess.run(
+        ["/bin/sh", "-c", sourced], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True
+    )
+    commands = sysconfig.get_path("scripts")
+    assert done.stdout.splitlines() == [f"{commands}/onboard", f"{commands}:/usr/bin:/bin"]
 
 
 def test_the_address_of_a_ledger_is_no_secret_without_a_password() -> None:
