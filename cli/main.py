@@ -55,6 +55,8 @@ def main() -> None:
     """Run one command and exit with its status; nothing a user can cause ends in a traceback."""
     logging.getLogger("onboarding").setLevel(logging.WARNING)
     _say_what_the_ledger_logs()
+    # A second Ctrl-C may meet a connection that is being closed: it would tell that with all of the stack.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     try:
         status = app(sys.argv[1:], exit_on_error=False, print_error=False)
     except CycloptsError as error:
