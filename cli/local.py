@@ -1,13 +1,15 @@
 """Processes on this machine that `demo` and `up` start: the sandbox and a Prefect server. Each is ended by its own id."""
 
+import errno
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,8 @@ BATCHED_PREFECT: Final[Mapping[str, str]] = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
 }
+_PORTS_NOT_LENT: Final = range(10_240, 32_768)  # Linux lends from 32,768 on, macOS and RFC 6335 from 49,152
+_PORTS_TRIED: Final = 100
 _SERVER_STARTS_S: Final = 240.0
 _SANDBOX_STARTS_S: Final = 60.0
 _ENDS_S: Final = 20.0
@@ -70,11 +74,30 @@ def clean_environment() -> dict[str, str]:
     }
 
 
-def free_port() -> int:
-    """A port that is free right now on the loopback address."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+def free_port(among: Sequence[int] = _PORTS_NOT_LENT) -> int:
+    """A port of the loopback address on which something can listen right now.
+
+    It is none of those that systems lend to outgoing connections: one of these would now and then take it before, or
+    whenever, its owner does not listen.
+
+    Raises:
+        OSError: none of a hundred tried is free.
+    """
+    for _ in range(_PORTS_TRIED):
+        port = secrets.choice(among)
+        if port_problem(port) is None:
+            return port
+    raise OSError(errno.EADDRINUSE, "no free port was found on the loopback address")
+
+
+def port_problem(port: int) -> str | None:
+    """Why nothing can listen on a port of this machine; None if something can."""
+    try:
+        socket.create_server((LOOPBACK, port)).close()
+    except OSError as error:
+        # The error's own text repeats the address.
+        return os.strerror(error.errno).lower() if error.errno else "cannot be used"
+    return None
 
 
 @contextmanager

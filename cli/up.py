@@ -18,7 +18,7 @@ from cyclopts import Parameter, validators
 from cli import local, present
 from cli.running import stop_once
 from cli.settings_file import shown_url
-from cli.up_folder import SERVED, UpFolder, port_problem, secret_names, up_folder
+from cli.up_folder import SERVED, UpFolder, secret_names, up_folder
 from onboarding.endings import EXIT_FAULT, EXIT_ONBOARDED
 from onboarding.errors import BadInput, BadSettings
 from onboarding.ledger.ledger import migrate, open_ledger
@@ -123,7 +123,7 @@ class _Hurry:
 
 def _start(kept: UpFolder, stack: ExitStack, port: int) -> _House:
     stand_ins = _with_stand_ins()
-    if why := port_problem(port):
+    if why := local.port_problem(port):
         raise BadInput([f"--port: {port} is in use or cannot be used ({why}); try: onboard up --port {_another(port)}"])
     ports = kept.sandbox_ports() if stand_ins else {}
     settings = _settings_of_stand_ins(kept.path) if stand_ins else _ours(os.environ)

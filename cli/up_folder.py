@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import shlex
-import socket
 import sysconfig
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -59,7 +58,7 @@ class UpFolder:
             ports = _free_ports()
             file.write_text(json.dumps(ports), "utf-8")
         for name, port in ports.items():
-            if why := port_problem(port):
+            if why := local.port_problem(port):
                 what = f"port {port}, of the stand-in {name}: {why}. The cases of {self.path} keep to it: "
                 raise BadInput([f"{what}free it, or begin anew with --folder OTHER."])
         return ports
@@ -133,13 +132,3 @@ def up_folder(path: Path) -> Iterator[UpFolder]:
         yield UpFolder(path, lock)
     finally:
         os.close(lock)
-
-
-def port_problem(port: int) -> str | None:
-    """Why nothing can listen on a port of this machine; None if something can."""
-    try:
-        socket.create_server((local.LOOPBACK, port)).close()
-    except OSError as error:
-        # The error's own text repeats the address.
-        return os.strerror(error.errno).lower() if error.errno else "cannot be used"
-    return None

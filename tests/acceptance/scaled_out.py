@@ -10,12 +10,13 @@ from typing import Any, Final
 import httpx
 
 from benchmarks.servers import installed_postgres
+from cli.local import free_port
 from onboarding.keys import LedgerKey
 from tests.acceptance.test_batch_workers import is_at_work, kill_with_children, run_prefect, worker
 from tests.support.installation import Installation, WarmCommands, sandbox_process, variables, without
 from tests.support.postgres import StoppablePostgres, stoppable_postgres
 from tests.support.prefect_server import running_prefect_server
-from tests.support.processes import Server, free_port
+from tests.support.processes import Server
 from vendor_sandbox import SandboxControl
 
 ENDS_S: Final = 200.0

@@ -17,10 +17,9 @@ import psutil
 import pytest
 
 from cli.demo import documented_request
-from cli.local import clean_environment, running_sandbox
+from cli.local import clean_environment, free_port, running_sandbox
 from onboarding.keys import LedgerKey
 from tests.support.installation import COMMAND, ROOT, variables
-from tests.support.processes import free_port
 from vendor_sandbox import SandboxControl, seed
 
 pytestmark = pytest.mark.prefect

@@ -12,10 +12,11 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, expect
 
+from cli.local import free_port
 from tests.browser.chromium import installed_chromium, running_chromium
 from tests.browser.prefect_page import PrefectPage
 from tests.support.installation import COMMAND, ROOT, variables
-from tests.support.processes import free_port, running_server
+from tests.support.processes import running_server
 from vendor_sandbox import SandboxControl
 
 _PICTURES = ROOT / "docs" / "images"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from cli.local import free_port
 from onboarding.keys import LedgerKey
 from tests.cli.batch_lab import many
 from tests.support.batch_files import exception_row
 from tests.support.installation import Installation, variables, without
-from tests.support.processes import free_port
 from vendor_sandbox import seed
 
 

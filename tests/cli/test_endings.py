@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from cli.local import free_port
 from onboarding.endings import ENDINGS, EXIT_ONBOARDED
 from tests.support.installation import Installation, without
-from tests.support.processes import free_port
 from tests.support.requests import INVENTORY_ID, STUDY_ID, SUBJECT_ID
 from vendor_sandbox import seed
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import httpx
 import pytest
 
-from cli.up_folder import port_problem
+from cli.local import port_problem
 from tests.support.installation import IGNORING_SIGINT, Installation
 
 

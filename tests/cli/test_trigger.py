@@ -10,10 +10,10 @@ from uuid import uuid4
 
 import pytest
 
+from cli.local import free_port
 from onboarding.endings import ENDINGS, Ending
 from tests.cli.trigger_lab import DEPLOYMENT_ID, ScriptedApi, run, scripted_api
 from tests.support.installation import Installation
-from tests.support.processes import free_port
 from tests.support.requests import INVENTORY_ID_DASHED, LEFT_OUT, MARKER, PARTICIPANT, STUDY_ID, SUBJECT_ID, example
 from tests.vendors.scripted_server import Exchange, answers, in_turn
 

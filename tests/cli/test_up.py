@@ -8,11 +8,10 @@ import stat
 import subprocess
 import sysconfig
 
-from cli.local import sandbox_settings
+from cli.local import free_port, sandbox_settings
 from cli.up_folder import secret_names, up_folder
 from onboarding.keys import LedgerKey
 from tests.support.installation import Installation, variables, without
-from tests.support.processes import free_port
 
 NO_VENDORS = without(
     *(f"openspecimen_{name}" for name in ("url", "username", "password")),

@@ -12,13 +12,13 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
+from cli.local import free_port
 from onboarding.clocks import boot_id, boot_seconds
 from onboarding.errors import BadSettings, LedgerError
 from onboarding.ledger.ledger import Ledger
 from onboarding.ledger.store import CommitUnknown, Store, StoreUnavailable, mounted, refuse_network_file_system
 from onboarding.ledger.writes import CaseWrite
 from tests.ledger.bench import REGISTRATION, Bench, HandClock, applied, other_subject
-from tests.support.processes import free_port
 
 SECRET = "Mrkr-secret-word"
 

@@ -21,7 +21,8 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from tests.support.processes import Account, Server, free_port, running_server
+from cli.local import free_port
+from tests.support.processes import Account, Server, running_server
 
 _READY = "database system is ready to accept connections"
 _COMMAND_TIMEOUT_S = 120

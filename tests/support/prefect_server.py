@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cli.local import free_port
 from tests.support.environment import QUIET_PREFECT
-from tests.support.processes import Server, free_port, running_server
+from tests.support.processes import Server, running_server
 
 
 @dataclass(frozen=True)
