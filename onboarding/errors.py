@@ -106,8 +106,7 @@ class RequestConflict(OnboardingError):
         self.sections = sections
         super().__init__(
             f"case {case_id} exists for this study, mode, subject and device, and {', '.join(sections)} cannot be "
-            f"replaced: {why}. Look at it with 'onboard show {case_id}'; what is wrong with it by now is corrected in the other "
-            "system itself."
+            f"replaced: {why}. Look at it with 'onboard show {case_id}'."
         )
 
 

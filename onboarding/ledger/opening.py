@@ -130,7 +130,11 @@ def refuse_conflict(connection: Connection, case: Row, changed: list[str], epoch
         )
     ]
     if sent:
-        raise RequestConflict(case["id"], sent, "an effect of theirs was already attempted")
+        raise RequestConflict(
+            case["id"],
+            sent,
+            "an effect of theirs was already attempted; what is wrong with it by now is corrected in the other system itself",
+        )
 
 
 def _has_intent(step: Mapping[str, Any]) -> bool:

@@ -51,7 +51,7 @@ def test_a_conflict_names_the_case_and_its_sections() -> None:
     error = RequestConflict("K1", ["registration", "device"], "they were sent")
     assert str(error) == (
         "case K1 exists for this study, mode, subject and device, and registration, device cannot be replaced: "
-        "they were sent. Look at it with 'onboard show K1'; what is wrong with it by now is corrected in the other system itself."
+        "they were sent. Look at it with 'onboard show K1'."
     )
     assert (error.case_id, error.sections) == ("K1", ["registration", "device"])
 
