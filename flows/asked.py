@@ -142,7 +142,7 @@ class AskedFlow(Flow[P, R]):
         copy = super().with_options(**options)
         copy.__class__ = type(self)
         copy.storable = self.storable  # type: ignore[attr-defined]  # which the line above gave it
-        copy.__signature__ = self.__signature__  # type: ignore[attr-defined]
+        copy.__signature__ = self.__signature__  # type: ignore[attr-defined]  # likewise
         return cast("Self", copy)
 
 

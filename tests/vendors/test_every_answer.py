@@ -201,9 +201,9 @@ async def test_every_answer_that_does_not_end_before_the_deadline(call: Call, sc
 
 @each_call
 async def test_every_call_to_a_server_that_is_not_there(call: Call, http: VendorHttp) -> None:
-    with socket.socket() as placeholder:
-        placeholder.bind(("127.0.0.1", 0))
-        clients = Clients(f"http://127.0.0.1:{placeholder.getsockname()[1]}", http, 10)
+    with socket.socket() as not_listening:
+        not_listening.bind(("127.0.0.1", 0))
+        clients = Clients(f"http://127.0.0.1:{not_listening.getsockname()[1]}", http, 10)
         with pytest.raises(Unavailable) as caught:
             await call.run(clients)
     assert caught.value.code == "CONNECT_REFUSED"

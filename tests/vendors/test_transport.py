@@ -70,9 +70,9 @@ async def test_a_form_and_a_request_without_a_body(http: VendorHttp) -> None:
 
 
 async def test_a_refused_connection_sends_nothing(http: VendorHttp) -> None:
-    with socket.socket() as placeholder:
-        placeholder.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{placeholder.getsockname()[1]}/"
+    with socket.socket() as not_listening:
+        not_listening.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{not_listening.getsockname()[1]}/"
         silence = await no_answer(http, url, a_wire())
     assert (silence.may_have_left, silence.reason_code) == (False, "connect_refused")
 
