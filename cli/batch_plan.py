@@ -75,7 +75,7 @@ def _show(planned: Planned, counts: PlanCounts, table: Table, *, json: bool) -> 
         for problem in planned.problems:
             present.print_json(batch_said.problem_json(problem))
         place = {"row": planned.number, "line": planned.line, "case": planned.case_id, "subject": planned.subject_id}
-        if planned.same_as is not None and not planned.problems:
+        if planned.same_as is not None:
             present.print_json({**place, "same_as": planned.same_as})
         for line in planned.steps:
             present.print_json({**place, **plan_json(line)})
@@ -105,8 +105,9 @@ def _say(counts: PlanCounts, table: Table, target: Path | None, *, skip_bad: boo
     out = present.console()
     if table.row_count:
         out.print(table)
+    steps = counts.steps
     for step in StepName:
-        words = [f"{n} {action.value}" for action in Action if (n := counts.steps[step, action])]
+        words = [f"{n} {action.value}" for action in Action if (n := steps[step, action])]
         if words:
             out.print(f"{present.STEP_TITLES[step]}: {', '.join(words)}", soft_wrap=True)
     facts = [f"{counts.stand} of the subjects have a case already."] if counts.stand else []

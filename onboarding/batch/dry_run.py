@@ -5,7 +5,7 @@ import csv
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -34,10 +34,10 @@ class Planned:
     """What one row's steps would do; or, if it cannot be taken, why not.
 
     Attributes:
-        number, line: where it stands in its file; 0 if it comes from a case.
+        number, line: where it stands in its file; 0 if it is the file itself that cannot be read.
         case_id: the case that stands for it already.
         same_as: the earlier row that it repeats; then its steps are that row's.
-        taken_back: it was planned, or told as a repeated one, before a later row showed what is wrong with it.
+        problems: why it cannot be taken; a later row can show that of one that was planned, or told as a repeated one, before.
     """
 
     number: int
@@ -47,37 +47,60 @@ class Planned:
     steps: tuple[PlanLine, ...] = ()
     problems: tuple[RowProblem, ...] = ()
     same_as: int | None = None
-    taken_back: bool = False
 
 
-@dataclass
 class PlanCounts:
-    """How many subjects a dry run looked at, how many rows cannot be taken, and what the steps of the others would do.
+    """How many subjects a dry run looked at, how many rows cannot be taken, and what the steps of the others would do."""
 
-    ``stand``: of the subjects, those that have a case already. ``repeated``: rows that repeat an earlier one.
-    """
-
-    subjects: int = 0
-    stand: int = 0
-    repeated: int = 0
-    bad_rows: int = 0
-    whole: bool = True
-    steps: Counter[tuple[StepName, Action]] = field(default_factory=Counter)
+    def __init__(self) -> None:
+        self.whole = True
+        self._steps: dict[int, tuple[PlanLine, ...]] = {}
+        self._stand: set[int] = set()
+        self._repeated: set[int] = set()
+        self._bad: set[int] = set()
 
     def add(self, planned: Planned) -> None:
-        """Count one row."""
+        """Count one row; one that cannot be taken after all counts as nothing else."""
+        number = planned.number
         if planned.problems:
-            self.bad_rows += planned.number > 0
-            self.whole = self.whole and planned.number > 0
-            self.subjects -= planned.taken_back and planned.same_as is None
-            self.repeated -= planned.taken_back and planned.same_as is not None
-            return
-        if planned.same_as is not None:
-            self.repeated += 1
-            return
-        self.subjects += 1
-        self.stand += planned.case_id is not None
-        self.steps.update((line.step, line.action) for line in planned.steps)
+            self._steps.pop(number, None)
+            self._stand.discard(number)
+            self._repeated.discard(number)
+            if number:
+                self._bad.add(number)
+            else:
+                self.whole = False
+        elif planned.same_as is not None:
+            self._repeated.add(number)
+        else:
+            self._steps[number] = planned.steps
+            if planned.case_id is not None:
+                self._stand.add(number)
+
+    @property
+    def subjects(self) -> int:
+        """Subjects whose rows can be taken."""
+        return len(self._steps)
+
+    @property
+    def stand(self) -> int:
+        """Of the subjects, those that have a case already."""
+        return len(self._stand)
+
+    @property
+    def repeated(self) -> int:
+        """Rows that repeat an earlier one."""
+        return len(self._repeated)
+
+    @property
+    def bad_rows(self) -> int:
+        """Rows that cannot be taken."""
+        return len(self._bad)
+
+    @property
+    def steps(self) -> Counter[tuple[StepName, Action]]:
+        """How many subjects' steps would do what."""
+        return Counter((line.step, line.action) for lines in self._steps.values() for line in lines)
 
     def exit_status(self, *, skip_bad: bool) -> int:
         """As the run itself would end, if nothing changed until then."""
@@ -97,7 +120,6 @@ class Subject:
     line: int
     request: IntakeRequest | tuple[RowProblem, ...]
     same_as: int | None = None
-    taken_back: bool = False
 
 
 @dataclass
@@ -140,8 +162,7 @@ def _two_ways(first: _First, row: Row, *, same: bool) -> Iterator[Subject]:
     if not first.is_bad:
         first.is_bad = True
         for each in first.rows:
-            repeats = None if each is first.rows[0] else first.rows[0].number
-            yield replace(_bad(each, drafting.same_onboarding(row.line)), same_as=repeats, taken_back=True)
+            yield _bad(each, drafting.same_onboarding(row.line))
 
 
 def _bad(row: Row, problem: str) -> Subject:
@@ -206,7 +227,7 @@ class _Patience:
 async def _planned(bench: Workbench, subject: Subject, patience: _Patience) -> Planned:
     request, place = subject.request, (subject.number, subject.line)
     if isinstance(request, tuple):
-        return Planned(*place, problems=request, same_as=subject.same_as, taken_back=subject.taken_back)
+        return Planned(*place, problems=request)
     if subject.same_as is not None:
         return Planned(*place, subject_id=request.subject.subject_id, same_as=subject.same_as)
     standing = await bench.in_thread(_standing, bench, request)
@@ -270,7 +291,7 @@ class PlanFile:
         for problem in planned.problems:
             what = f"{problem.column}: {problem.what}"
             self._writer.writerow([*place, "", "cannot be taken", "", "BAD_ROW", harmless(what)])
-        if planned.same_as is not None and not planned.problems:
+        if planned.same_as is not None:
             self._writer.writerow([*place, "", f"the same as row {planned.same_as}", "", "", ""])
         for line in planned.steps:
             if line.action is not Action.NOT_REQUESTED:

@@ -319,6 +319,19 @@ def test_a_dry_run_shows_what_stands_already(installation: Installation) -> None
     }
 
 
+def test_a_dry_run_counts_a_row_that_cannot_be_taken_as_that_alone_and_once(
+    installation: Installation,
+) -> None:
+    installation.control.seed(seed.many(3))
+    assert installation.run("batch", str(written(installation, subject_row(1), subject_row(3)))).status == 0
+    rows = [subject_row(1, **OTHERWISE), subject_row(1), subject_row(2), subject_row(3), subject_row(3, **OTHERWISE)]
+    path = str(written(installation, *rows))
+    *_, planned = installation.run("batch", path, "--dry-run", "--json").json_lines
+    *_, ran = installation.run("batch", path, "--json").json_lines
+    assert (planned["subjects"], planned["standing"], planned["bad_rows"]) == (1, 0, 4)
+    assert ran["bad_rows"] == 4
+
+
 def test_a_dry_run_refuses_what_a_case_that_stands_does_not_take(installation: Installation) -> None:
     installation.control.seed(seed.many(2))
     assert installation.run("batch", str(written(installation, subject_row(1)))).status == 0
