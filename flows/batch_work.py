@@ -12,7 +12,7 @@ from flows.batch_pool import Pool
 from flows.run import ended, label_run
 from onboarding.batch.children import hands_for
 from onboarding.batch.engine import Hands, Here, Worked, due_cases, work_cases
-from onboarding.batch.rounds import Left, Rest, Round, work_rounds
+from onboarding.batch.rounds import Left, Rest, Round, work_and_tell, work_rounds
 from onboarding.batch.stopping import until_stopped
 from onboarding.endings import Ending
 from onboarding.errors import BadInput
@@ -57,15 +57,15 @@ class BatchRun:
             elif shared:
                 left = await self._work_rounds(self._due_on_pool)
             else:
-                async with hands_for(self._bench, counts.of(CaseStatus.READY)) as hands:
-                    left = await self._work_rounds(partial(self._due_by_chunks, hands))
-                    if left.why is not Rest.STOPPED:  # else whatever is still worked on is cut off first
-                        hands.no_more()
-                        return await self._told_of(left)  # meanwhile the other processes end
+                hands = hands_for(self._bench, counts.of(CaseStatus.READY))
+                return await work_and_tell(hands, self._work_by_chunks, self._told_of)
             return await self._told_of(left)
 
     async def _told_of(self, left: Left) -> State[None]:
         return self._ended(await save_results(self._bench, self._batch_id, Faults(self._faults)), left)
+
+    async def _work_by_chunks(self, hands: Hands) -> Left:
+        return await self._work_rounds(partial(self._due_by_chunks, hands))
 
     async def _work_rounds(self, by: Round) -> Left:
         rounds = work_rounds(self._bench, self._batch_id, by, self._stop, waiting=self._say_waiting)

@@ -2,17 +2,21 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from time import monotonic
-from typing import Final
+from typing import Final, TypeVar
 
+from onboarding.batch.engine import Hands
 from onboarding.clocks import utc_now
 from onboarding.ledger import batch_progress, batches
 from onboarding.ledger.states import CaseStatus
 from onboarding.settings import Settings
 from onboarding.workbench import Workbench
+
+T = TypeVar("T")
 
 _SETTLED: Final = (CaseStatus.DONE, CaseStatus.ATTENTION, CaseStatus.CANCELLED)
 _SHORTEST_LOOK_S: Final = 0.2  # a case can fall due between the query for those that are and the one for when
@@ -78,6 +82,23 @@ async def work_rounds(
         waiting(wait_s)
         if await _stopped_within(stop, wait_s):
             return Left(Rest.STOPPED)
+
+
+async def work_and_tell(
+    hands: AbstractAsyncContextManager[Hands],
+    work: Callable[[Hands], Awaitable[Left]],
+    tell: Callable[[Left], Awaitable[T]],
+) -> T:
+    """Have hands work, and tell what is left: while they end; or, if the work was stopped, after they have.
+
+    Whoever stops a batch soon kills what is left of it; until then leases have to be given back, and that comes first.
+    """
+    async with hands as given:
+        left = await work(given)
+        if left.why is not Rest.STOPPED:
+            given.no_more()
+            return await tell(left)
+    return await tell(left)
 
 
 async def _next_look_s(bench: Workbench, batch_id: str) -> float | None:

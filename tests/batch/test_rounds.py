@@ -4,14 +4,15 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from onboarding.batch.engine import Here, due_cases, work_cases
+from onboarding.batch.engine import Hands, Here, due_cases, work_cases
 from onboarding.batch.intake import take_in_file
 from onboarding.batch.progress import Pace, Progress, look
-from onboarding.batch.rounds import Left, Rest, patience_s, work_rounds
+from onboarding.batch.rounds import Left, Rest, patience_s, work_and_tell, work_rounds
 from onboarding.batch.stopping import until_stopped
 from onboarding.intake import IntakeRequest
 from onboarding.ledger import batch_progress, batches, drafting
@@ -180,3 +181,45 @@ async def test_a_cancellation_from_elsewhere_goes_on_its_way() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+class HandsThatEnd(Here):
+    """This process, which notes when others would begin to end."""
+
+    def __init__(self, lab: Lab, order: list[str]) -> None:
+        super().__init__(lab.bench)
+        self._order = order
+
+    def no_more(self) -> None:
+        """Nobody is given work any more."""
+        self._order.append("begin to end")
+
+
+@pytest.mark.parametrize(
+    ("why", "expected"),
+    [
+        (Rest.NOTHING_WAITS, ["worked", "begin to end", "told", "ended"]),
+        (Rest.LONG_WAITS, ["worked", "begin to end", "told", "ended"]),
+        (Rest.STOPPED, ["worked", "ended", "told"]),
+    ],
+)
+async def test_results_are_told_while_processes_end_and_after_it_if_these_are_cut_off(
+    lab: Lab, why: Rest, expected: list[str]
+) -> None:
+    order: list[str] = []
+
+    @asynccontextmanager
+    async def hands() -> AsyncIterator[Hands]:
+        yield HandsThatEnd(lab, order)
+        order.append("ended")
+
+    async def work(_: Hands) -> Left:
+        order.append("worked")
+        return Left(why)
+
+    async def tell(left: Left) -> Rest:
+        order.append("told")
+        return left.why
+
+    assert await work_and_tell(hands(), work, tell) is why
+    assert order == expected
