@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Annotated, Final
 
@@ -14,7 +15,7 @@ from onboarding.endings import EXIT_FAULT, EXIT_ONBOARDED
 from onboarding.errors import CLINICAL_ONE, OPENSPECIMEN, AnswerError, BadInput, NotYet, OnboardingError
 from onboarding.identifiers import normalise_id
 from onboarding.ledger.ledger import Ledger, open_ledger
-from onboarding.settings import Mode, Settings, load_settings
+from onboarding.settings import SETTING_VARIABLES, Mode, Settings, load_settings, unknown_variables
 from onboarding.vendors.clinical_one import ClinicalOneClient
 from onboarding.vendors.gate import InMemoryGate, VendorGate
 from onboarding.vendors.openspecimen import OpenSpecimenClient
@@ -94,6 +95,9 @@ def doctor(
 async def _all_checks(samples: Samples, *, try_login_again: bool) -> list[Check]:
     settings = load_settings()
     checks = [Check("settings", Finding.GOOD, f"modes {', '.join(settings.modes)}; {_times(settings)}")]
+    checks += [
+        Check(name, Finding.NOTE, f"is no setting, so nothing reads it{_closest(name)}") for name in unknown_variables()
+    ]
     ledger, check = _ledger(settings)
     checks.append(check)
     api = doors.prefect_api()
@@ -107,6 +111,11 @@ async def _all_checks(samples: Samples, *, try_login_again: bool) -> list[Check]
         if ledger is not None:
             ledger.close()
     return checks
+
+
+def _closest(name: str) -> str:
+    closest = get_close_matches(name, SETTING_VARIABLES, n=1, cutoff=0.8)
+    return f"; did you mean {closest[0]}?" if closest else "."
 
 
 def _prefect_api(*, answers: bool) -> Check:

@@ -169,6 +169,16 @@ CONNECTION_VARIABLES: Final[Mapping[str, Mapping[str, str]]] = {
         "dnd_path": "Path segment of the DND exceptions (default dndexception).",
     },
 }
+SETTING_VARIABLES: Final = frozenset(
+    (PREFIX + name).upper()
+    for name in (
+        "settings_file",
+        *Settings.model_fields,
+        *(f"{system}_{name}" for system, names in CONNECTION_VARIABLES.items() for name in names),
+    )
+)
+"""Every variable that is read."""
+
 _MODELS: Final[Mapping[str, type[BaseModel]]] = {
     "openspecimen": OpenSpecimenConnection,
     "clinical_one": ClinicalOneConnection,
@@ -188,6 +198,11 @@ def settings_file(environ: Mapping[str, str] = os.environ) -> Path:
     """The settings file: ``ONBOARDING_SETTINGS_FILE``, else ``settings.toml`` in the user's configuration folder."""
     named = environ.get(PREFIX + "SETTINGS_FILE")
     return Path(named) if named else Path(platformdirs.user_config_dir(APPLICATION)) / "settings.toml"
+
+
+def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Variables that look like settings, and are none: nothing reads them."""
+    return sorted(name for name in environ if name.startswith(PREFIX) and name not in SETTING_VARIABLES)
 
 
 def default_ledger_url() -> str:

@@ -326,6 +326,21 @@ def test_a_prefect_api_that_cannot_be_is_as_none(installation: Installation, url
     assert "Prefect API: none answers" in ran.out
 
 
+def test_the_doctor_notes_a_variable_that_looks_like_a_setting_and_is_none(installation: Installation) -> None:
+    variables = {"ONBOARDING_REQUEST_PER_SECOND": "2", "ONBOARDING_SERVICE_HOST": "10.0.0.7"}
+    ran = installation.run("doctor", variables=variables)
+    assert (ran.status, ran.err) == (0, "")
+    notes = [line for line in ran.out.splitlines() if "is no setting" in line]
+    assert [note.split(maxsplit=1) for note in notes] == [
+        [
+            "note",
+            "ONBOARDING_REQUEST_PER_SECOND: is no setting, so nothing reads it; did you mean ONBOARDING_REQUESTS_PER_SECOND?",
+        ],
+        ["note", "ONBOARDING_SERVICE_HOST: is no setting, so nothing reads it."],
+    ]
+    assert "10.0.0.7" not in ran.out
+
+
 @pytest.mark.parametrize(
     "profiles",
     [
