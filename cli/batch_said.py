@@ -69,7 +69,7 @@ def say_refused(ledger: Ledger, intake: Intake, source: Path | None, problems: i
         return EXIT_BAD_INPUT
     where = f" All problems: {written}." if written is not None else ""
     if not intake.whole:
-        say(f"nothing was opened: the file could not be read to its end.{where}")
+        say(f"nothing was opened: the file cannot be taken as it is.{where}")
     else:
         skip = ", or leave them out with --skip-bad" if intake.left_out < intake.rows else ""
         say(f"nothing was opened: {intake.left_out} of {intake.rows} rows have problems. Correct them{skip}.{where}")

@@ -162,10 +162,8 @@ def read_header(cells: Sequence[str]) -> tuple[Header, list[str]]:
     columns = tuple(COLUMNS.get(name) for name in names)
     header = Header(names, columns)
     if not any(columns):
-        return header, [
-            "the first line must name the columns, such as registration.id, but it holds no name that is known; "
-            + _EXAMPLE
-        ]
+        what = "must name the columns, such as registration.id, with commas, semicolons or tabs between them"
+        return header, [f"the first line {what}, but it holds no name that is known; {_EXAMPLE}"]
     unknown = [
         (at, name) for at, (name, column) in enumerate(zip(names, columns, strict=True), 1) if name and not column
     ]
