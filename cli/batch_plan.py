@@ -98,7 +98,7 @@ def _cell(line: Any) -> str:
     if line.action is Action.NOT_REQUESTED:
         return ""
     fields = f": {', '.join(change.field for change in line.changes)}" if line.changes else ""
-    return f"{line.action.value}{fields}" + (f" ({line.code})" if line.code else "")
+    return f"{line.action.value}{fields}{' (may merge)' * line.may_merge}" + (f" ({line.code})" if line.code else "")
 
 
 def _say(counts: PlanCounts, table: Table, target: Path | None, *, skip_bad: bool) -> None:
@@ -111,6 +111,7 @@ def _say(counts: PlanCounts, table: Table, target: Path | None, *, skip_bad: boo
         if words:
             out.print(f"{present.STEP_TITLES[step]}: {', '.join(words)}", soft_wrap=True)
     facts = [f"{counts.stand} of the subjects have a case already."] if counts.stand else []
+    facts += [f"{merges} may merge two people, which cannot be undone."] if (merges := counts.merges) else []
     facts += [f"{counts.repeated} rows repeat an earlier one."] if counts.repeated else []
     facts += [f"{counts.bad_rows} rows cannot be taken."] if counts.bad_rows else []
     if not counts.whole:
@@ -128,6 +129,7 @@ def _counts_json(counts: PlanCounts, target: Path | None) -> dict[str, Any]:
         "dry_run": True,
         "subjects": counts.subjects,
         "standing": counts.stand,
+        "may_merge": counts.merges,
         "repeated": counts.repeated,
         "bad_rows": counts.bad_rows,
         "steps": [

@@ -94,6 +94,7 @@ def plan_json(line: PlanLine) -> dict[str, Any]:
         "action": line.action.value,
         "code": line.code,
         "note": line.note,
+        "may_merge": line.may_merge,
         "changes": changes,
     }
 

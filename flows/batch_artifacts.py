@@ -169,7 +169,7 @@ async def save_plan(planned: Sequence[Planned], counts: PlanCounts) -> None:
     """Store what a dry run found with the run."""
     rows = [
         {"row": one.number, "case": one.case_id or "", "step": line.step.value, "what would happen": line.action.value}
-        | {"fields": ", ".join(change.field for change in line.changes), "code": line.code or ""}
+        | {"fields": ", ".join(change.field for change in line.changes), "code": line.code or "", "note": line.note}
         for one in planned
         for line in one.steps
         if line.action is not Action.NOT_REQUESTED
@@ -182,6 +182,7 @@ def plan_words(counts: PlanCounts) -> str:
     """The counts of a dry run in one line."""
     steps = ", ".join(f"{step} {action.value}: {number}" for (step, action), number in sorted(counts.steps.items()))
     facts = [f"; {counts.stand} have a case already"] if counts.stand else []
+    facts += [f"; {merges} may merge two people, which cannot be undone"] if (merges := counts.merges) else []
     facts += [f"; {counts.repeated} rows repeat an earlier one"] if counts.repeated else []
     facts += [f"; {counts.bad_rows} rows cannot be taken"] if counts.bad_rows else []
     return f"{counts.subjects} subjects{''.join(facts)}; {steps}"

@@ -98,6 +98,11 @@ class PlanCounts:
         return len(self._bad)
 
     @property
+    def merges(self) -> int:
+        """Subjects whose registration's update could make two people one."""
+        return sum(any(line.may_merge for line in lines) for lines in self._steps.values())
+
+    @property
     def steps(self) -> Counter[tuple[StepName, Action]]:
         """How many subjects' steps would do what."""
         return Counter((line.step, line.action) for lines in self._steps.values() for line in lines)

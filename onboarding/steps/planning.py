@@ -48,13 +48,14 @@ class Change:
 
 @dataclass(frozen=True)
 class PlanLine:
-    """What one step would do; ``note`` says why, or what cannot be known."""
+    """What one step would do; ``note`` says why, or what cannot be known; ``may_merge``: it could make two people one."""
 
     step: StepName
     action: Action
     note: str = ""
     code: str | None = None
     changes: tuple[Change, ...] = field(default=())
+    may_merge: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,9 @@ async def _registration(context: PlanContext) -> PlanLine:
     if not changed:
         return PlanLine(StepName.REGISTRATION, Action.NOTHING)
     changes = tuple(_change(path, now[path], wanted[path]) for path in changed)
-    note = "this may merge two people, which cannot be undone" if may_merge(wanted, now) else ""
-    return PlanLine(StepName.REGISTRATION, Action.CHANGE, note, changes=changes)
+    merges = may_merge(wanted, now)
+    note = "this may merge two people, which cannot be undone" if merges else ""
+    return PlanLine(StepName.REGISTRATION, Action.CHANGE, note, changes=changes, may_merge=merges)
 
 
 def _change(path: str, stands: str, asked: str) -> Change:

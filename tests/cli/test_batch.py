@@ -232,6 +232,20 @@ def test_a_dry_run_reads_only_and_shows_each_subject(installation: Installation)
     assert len(installation.requests("list_exceptions")) == 1, "what many need is read once"
 
 
+def test_a_dry_run_says_who_may_be_merged_with_another(installation: Installation) -> None:
+    installation.control.seed(seed.many(3))
+    other = str(seed.SeededSubject(3).participant_id)
+    merging = subject_row(1, registration__participant__id=other, registration__allow_merge="true")
+    path = str(written(installation, merging, subject_row(2, registration__allow_merge="")))
+    ran = installation.run("batch", path, "--dry-run")
+    assert ran.status == 0, ran.err
+    assert ran.out.count("(may merge)") == 1
+    assert "1 may merge two people, which cannot be undone." in ran.out
+    *lines, counts = installation.run("batch", path, "--dry-run", "--json").json_lines
+    assert counts["may_merge"] == 1
+    assert [(line["row"], line["step"]) for line in lines if line["may_merge"]] == [(1, "registration")]
+
+
 def test_a_dry_run_in_json_tells_each_step_and_the_counts(installation: Installation) -> None:
     path = many(installation, 2)
     *steps, summary = installation.run("batch", str(path), "--dry-run", "--json").json_lines

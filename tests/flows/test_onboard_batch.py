@@ -265,14 +265,18 @@ async def test_the_same_batch_again_and_a_run_that_waits_end_by_their_names(smal
 
 @pytest.mark.prefect
 async def test_a_dry_run_reads_only_and_keeps_its_plan(small: FlowLab) -> None:
-    batch_id = await taken_in(small, subject_row(1, **PERSONAL), subject_row(2))
+    other = str(seed.SeededSubject(3).participant_id)
+    merging = subject_row(2, registration__participant__id=other, registration__allow_merge="true")
+    plain = subject_row(1, **PERSONAL, registration__allow_merge="")
+    batch_id = await taken_in(small, plain, merging)
     ran = await run(small, batch_id=batch_id, dry_run=True)
     assert ran.how == ("COMPLETED", "Planned"), ran.message
-    assert "2 subjects; " in ran.message
+    assert "2 subjects; 2 have a case already; 1 may merge two people, which cannot be undone; " in ran.message
     assert "device would register: 2" in ran.message
     plan = (await artifacts(small, ran))["onboarding-batch-plan"]
     assert MARKER not in str(plan)
     assert "externalSubjectId" in plan["data"]
+    assert plan["data"].count("this may merge two people") == 1
     assert small.effects() == {}
 
 
