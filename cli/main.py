@@ -57,6 +57,7 @@ def main() -> None:
     _say_what_the_ledger_logs()
     # A second Ctrl-C may meet a connection that is being closed: it would tell that with all of the stack.
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # else Prefect's client tells its makers of interactive use
     try:
         status = app(sys.argv[1:], exit_on_error=False, print_error=False)
     except CycloptsError as error:

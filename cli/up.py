@@ -16,6 +16,7 @@ import platformdirs
 from cyclopts import Parameter, validators
 
 from cli import local, present
+from cli.example_batch import FILE, SEED, write_example
 from cli.running import stop_once
 from cli.settings_file import shown_url
 from cli.up_folder import SERVED, UpFolder, secret_names, up_folder
@@ -147,7 +148,7 @@ def _start(kept: UpFolder, stack: ExitStack, port: int) -> _House:
     )
     parts.append(_Part("what serves the deployments", serving, log))
     _wait_until_served(parts[-1])
-    mine = {"PREFECT_API_URL": prefect.api_url, "PREFECT_HOME": prefect.environment["PREFECT_HOME"], **settings}
+    mine = {name: prefect.environment[name] for name in ("PREFECT_API_URL", "PREFECT_HOME", "DO_NOT_TRACK")} | settings
     _say_where(kept, mine, stand_ins=stand_ins)
     return _House(tuple(parts))
 
@@ -178,7 +179,10 @@ def _ours(environ: Mapping[str, str]) -> dict[str, str]:
 def _start_stand_ins(
     kept: UpFolder, stack: ExitStack, environment: Mapping[str, str], ports: Mapping[str, int]
 ) -> local.Sandbox:
-    options = ["--world", str(kept.path / "stand-ins.world")]
+    world, seed = kept.path / "stand-ins.world", kept.path / SEED
+    if not world.exists():
+        write_example(kept.path)
+    options = ["--world", str(world), *(("--seed", str(seed)) if seed.exists() else ())]
     for name, port in ports.items():
         options += [f"--{name}-port", str(port)]
     return stack.enter_context(local.running_sandbox(kept.path, environment, *options, kept_open=(kept.lock,)))
@@ -240,6 +244,7 @@ def _say_where(kept: UpFolder, variables: Mapping[str, str], *, stand_ins: bool)
         "API": variables["PREFECT_API_URL"],
         "Vendors": vendors,
         "Ledger": shown_url(settings.ledger_url),
+        **({"Batch to try": str(batch)} if stand_ins and (batch := kept.path / FILE).exists() else {}),
         "Inbox": str(settings.inbox or "none; ONBOARDING_INBOX names its folder"),
         "Logs": str(kept.path),
         **({"Secret": f"{', '.join(secrets)}: not in the file below, so set in that terminal"} if secrets else {}),

@@ -207,6 +207,11 @@ class SeededSubject:
         return 2_000_000 + self.number
 
     @property
+    def ppid(self) -> str:
+        """Its participant protocol id, which the protocol gives to nobody else."""
+        return f"LOAD{self.number}"
+
+    @property
     def subject_id(self) -> str:
         """Its Clinical One subject."""
         return derived("subject", self.number)
@@ -246,7 +251,7 @@ def many(count: int, *, first: int = 1, mode: str = "test", dispensed: bool = Tr
     for one in (SeededSubject(number) for number in range(first, first + count)):
         person = {"id": one.participant_id, "firstName": f"Many{one.number}", "vitalStatus": "Alive"}
         seed["openspecimen"]["participants"].append(person)
-        registration = _registration(one.registration_id, one.participant_id, ppid=f"LOAD{one.number}")
+        registration = _registration(one.registration_id, one.participant_id, ppid=one.ppid)
         seed["openspecimen"]["registrations"].append(registration)
         place["subjects"].append({"subject_id": one.subject_id, "subject_number": one.subject_number})
         kit: dict[str, Any] = {

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ import psutil
 import pytest
 
 from cli.demo import documented_request
+from cli.example_batch import SUBJECTS
 from cli.local import clean_environment, free_port, running_sandbox
+from onboarding.endings import EXIT_ATTENTION
 from onboarding.keys import LedgerKey
 from tests.support.installation import COMMAND, ROOT, variables
 from vendor_sandbox import SandboxControl, seed
@@ -134,16 +137,22 @@ def interrupt_again(up: Up) -> None:
 
 def status(folder: Path, **secrets: str) -> list[dict[str, Any]]:
     """What `onboard status` shows in another terminal, with nothing set but what `up` says."""
-    done = subprocess.run(
-        ["/bin/sh", "-c", f". {folder}/environment; exec {COMMAND[0]} -m cli.main status --json"],
+    done = onboard(folder, "status", "--json", **secrets)
+    done.check_returncode()
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def onboard(folder: Path, *words: str, **secrets: str) -> subprocess.CompletedProcess[str]:
+    """A command in another terminal, with nothing set but what `up` says."""
+    return subprocess.run(
+        ["/bin/sh", "-c", f'. {folder}/environment; exec {COMMAND[0]} -m cli.main "$@"', "sh", *words],
         env={**os.environ, "PYTHONPATH": str(ROOT), **secrets},
         cwd=folder.parent,
         capture_output=True,
         text=True,
         timeout=_ENDS_S,
-        check=True,
+        check=False,
     )
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def copied(up: Up) -> subprocess.CompletedProcess[str]:
@@ -207,6 +216,12 @@ def test_one_command_runs_everything_and_further_starts_go_on_with_the_same_data
                 break
             time.sleep(1)
         assert registration["status"] == "done", "the schedule goes on with the case"
+        (batch,) = [line.split(maxsplit=3)[-1] for line in up.said.splitlines() if "Batch to try" in line]
+        tried = onboard(folder, "batch", batch, "--json")
+        assert tried.returncode == EXIT_ATTENTION, "it leaves one row to be mended"
+        subjects = {seed.SeededSubject(number).subject_id for number in range(1, SUBJECTS + 1)}
+        stand = Counter(case["status"] for case in status(folder) if case["subject"] in subjects)
+        assert stand == {"done": SUBJECTS - 1, "attention": 1}
         up.interrupted()
 
 
