@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Annotated, Any, Final
 
 from cyclopts import Parameter, validators
+from rich.console import Console
 
 from cli import batch_said, doors, present
 from cli.batch_plan import plan_file
@@ -155,14 +156,14 @@ class Job:
 
     async def _work(self, ledger: Ledger, found: Connections, batch_id: str, api: str | None) -> Left:
         async with open_workbench(self.settings, found, actor=actor(), ledger=ledger) as bench:
-            with showing(batch_id, json=self.json) as (show, every_s):
-                async with watching(ledger, batch_id, show, every_s=every_s):
+            with showing(batch_id, json=self.json) as shown:
+                async with watching(ledger, batch_id, shown.show, every_s=shown.every_s):
                     if api is None:
                         return await self._work_here(bench, batch_id)
-                    return await self._work_by_flow(batch_id)
+                    return await self._work_by_flow(batch_id, shown.console)
 
-    async def _work_by_flow(self, batch_id: str) -> Left:
-        ending, _ = await doors.work_batch_by_flow(batch_id, self.settings.concurrency)
+    async def _work_by_flow(self, batch_id: str, console: Console) -> Left:
+        ending, _ = await doors.work_batch_by_flow(batch_id, self.settings.concurrency, console)
         return Left(Rest.STOPPED if ending is Ending.CANCELLED else Rest.LONG_WAITS)
 
     async def _work_here(self, bench: Workbench, batch_id: str) -> Left:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
@@ -73,16 +74,31 @@ class _Lines:
             print(f"onboard: {progress}; {_pace_words(self._pace, progress)}", file=sys.stderr, flush=True)
 
 
+@dataclass(frozen=True)
+class Showing:
+    """How progress is shown.
+
+    Attributes:
+        show: shows how far the batch is by now.
+        every_s: how often it is worth looking.
+        console: what else is to be said goes here.
+    """
+
+    show: Show
+    every_s: float
+    console: Console
+
+
 @contextmanager
-def showing(batch_id: str, *, json: bool) -> Iterator[tuple[Show, float]]:
-    """How progress is to be shown during the block, and how often it is worth looking (seconds)."""
+def showing(batch_id: str, *, json: bool) -> Iterator[Showing]:
+    """How progress is to be shown during the block."""
     console = Console(stderr=True, highlight=False, markup=False)
     if json or not console.is_terminal:
-        yield _Lines(json=json, batch_id=batch_id).show, LINE_EVERY_S / 5
+        yield Showing(_Lines(json=json, batch_id=batch_id).show, LINE_EVERY_S / 5, console)
         return
     screen = _Screen()
     with Live(Group(screen.bars, screen.line), console=console, refresh_per_second=4, transient=True):
-        yield screen.show, SCREEN_EVERY_S
+        yield Showing(screen.show, SCREEN_EVERY_S, console)
 
 
 def progress_json(progress: Progress) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+from rich.console import Console
 
 from cli.who import actor
 from onboarding.advice import advice
@@ -174,12 +175,14 @@ async def _work_by_flow(bench: Workbench, case_id: str, retry: bool) -> Worked:
     return Worked(case, Ending(state.name), state.message)
 
 
-async def work_batch_by_flow(batch_id: str, concurrency: int) -> tuple[Ending, str]:
-    """Work a batch as a flow run; how it ended, and what its last state says."""
+async def work_batch_by_flow(batch_id: str, concurrency: int, console: Console) -> tuple[Ending, str]:
+    """Work a batch as a flow run; how it ended, and what its last state says. ``console``: for what Prefect logs of it."""
     with prefect_said_plainly():
+        from cli.prefect_lines import prefect_lines_above
         from flows.onboard_batch import onboard_batch
 
-        state = await onboard_batch(batch_id=batch_id, concurrency=concurrency, return_state=True)
+        with prefect_lines_above(console):
+            state = await onboard_batch(batch_id=batch_id, concurrency=concurrency, return_state=True)
     if state.name not in set(Ending):
         raise FlowFailed(f"batch {batch_id}: {state.message or 'the flow run failed; its log says why.'}")
     return Ending(state.name), state.message or ""

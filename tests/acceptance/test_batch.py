@@ -1,6 +1,7 @@
 """Whole batches: killed and started again, poisoned and hit by faults, worked by several at once, and a vendor that dies."""
 
 import random
+import re
 import signal
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ from tests.crash.auditor import audit, gather
 from tests.support.batch_files import csv_text, subject_row
 from tests.support.installation import Installation, WarmCommands, sandbox_process, variables
 from tests.support.prefect_server import PrefectServer
+from tests.support.terminal import on_terminal
 from vendor_sandbox import SandboxControl, seed
 
 LEASE_S: Final = 6.0
@@ -233,6 +235,28 @@ def test_a_batch_by_the_flow_that_gets_sigterm_gives_every_lease_back_and_goes_o
     assert "not observed" not in again.out
     assert changes(audited) == each_effect_once(subjects)
     assert violations(audited) == []
+
+
+@pytest.mark.prefect
+def test_on_a_terminal_what_prefect_logs_of_a_batch_stands_above_the_bars_and_is_not_much(
+    audited: Installation, observing_server: PrefectServer
+) -> None:
+    path = many(audited, 3)
+    rule = audited.fault("clinical_one", "hold", call="register_device", nth=3)
+
+    def let_go(printed: bytes) -> None:
+        if b"2 of 3 done" in printed:
+            audited.control.remove_faults(rule)
+
+    client = {"PREFECT_API_URL": observing_server.api_url, "PREFECT_HOME": str(audited.folder / "prefect-client")}
+    reporting = {"DO_NOT_TRACK": None, "CI": None}
+    printed = on_terminal(audited, "batch", str(path), changed={**client, **reporting}, meanwhile=let_go)
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", printed))
+    logged = [line for line in lines if re.search(r"\d\d:\d\d:\d\d\.\d{3} \|", line)]
+    assert len(logged) == 1
+    assert re.match(r"\d\d:\d\d:\d\d\.\d{3} \| INFO +\| prefect\.engine - View at http", logged[0])
+    assert any("3 of 3 done" in line for line in lines)
+    assert "usage data" not in printed
 
 
 def test_a_file_given_while_its_own_batch_runs_is_shared_not_repeated(audited: Installation) -> None:

@@ -1,16 +1,14 @@
 """Batches that are stopped: what is said, what is given back, and that the same command goes on without a repetition."""
 
 import os
-import pty
 import signal
-import subprocess
-from pathlib import Path
 
 import pytest
 
 from tests.cli.batch_lab import effects, many, outcomes
 from tests.support.batch_files import csv_text, exception_row, subject_row
-from tests.support.installation import COMMAND, Installation, variables
+from tests.support.installation import Installation, variables
+from tests.support.terminal import on_terminal
 
 
 def assert_all_is_given_back(installation: Installation) -> None:
@@ -124,7 +122,12 @@ def test_a_dry_run_that_is_stopped_leaves_no_half_of_a_file(installation: Instal
 def test_on_a_terminal_each_step_has_a_bar(installation: Installation) -> None:
     path = many(installation, 3)
     rule = installation.fault("clinical_one", "hold", call="register_device", nth=3)
-    printed = _on_terminal(installation, rule, path)
+
+    def let_go(printed: bytes) -> None:
+        if b"2 of 3 done" in printed:
+            installation.control.remove_faults(rule)
+
+    printed = on_terminal(installation, "batch", str(path), meanwhile=let_go)
     for word in ("registration", "dispensation", "device", "DND exception", "2/3", "2 of 3 done", "3 of 3 done"):
         assert word in printed
 
@@ -135,29 +138,3 @@ def test_elsewhere_there_are_plain_lines_and_few(installation: Installation) -> 
     assert ran.status == 0
     assert len(ran.said) <= 2
     assert "\x1b" not in ran.out + ran.err
-
-
-def _on_terminal(installation: Installation, rule: int, path: Path) -> str:
-    ours, theirs = pty.openpty()
-    environment = installation.changed({"TERM": "xterm", "COLUMNS": "100"})
-    with subprocess.Popen(
-        [*COMMAND, "batch", str(path)],
-        env=environment,
-        cwd=installation.folder,
-        stdout=theirs,
-        stderr=theirs,
-        stdin=theirs,
-    ) as process:
-        os.close(theirs)
-        printed = b""
-        try:
-            while chunk := os.read(ours, 65536):
-                printed += chunk
-                if b"2 of 3 done" in printed:
-                    installation.control.remove_faults(rule)
-        except OSError:  # Linux's word for a terminal that everyone has left
-            pass
-        finally:
-            os.close(ours)
-    assert process.returncode == 0
-    return printed.decode()

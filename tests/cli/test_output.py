@@ -1,18 +1,14 @@
 """What is printed where: tables on terminals of 80 columns and in pipes, any encoding, and what a look costs."""
 
-import fcntl
 import json
-import os
-import pty
-import struct
 import subprocess
 import sys
-import termios
 from typing import Any
 
 import pytest
 
 from tests.support.installation import COMMAND, Installation
+from tests.support.terminal import on_terminal
 from vendor_sandbox import seed
 
 DRIVER = """
@@ -45,29 +41,8 @@ def cases(installation: Installation) -> list[str]:
     return list(found.values())
 
 
-def on_terminal(installation: Installation, columns: int, *words: str) -> str:
-    """What a command prints on a terminal of so many columns."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environment = installation.changed({"TERM": "dumb"})
-    with subprocess.Popen(
-        [*COMMAND, *words], env=environment, cwd=installation.folder, stdout=theirs, stderr=theirs, stdin=theirs
-    ) as process:
-        os.close(theirs)
-        printed = b""
-        try:
-            while chunk := os.read(ours, 65536):
-                printed += chunk
-        except OSError:  # Linux's word for a terminal that everyone has left
-            pass
-        finally:
-            os.close(ours)
-    assert process.returncode == 0
-    return printed.decode()
-
-
 def test_a_terminal_of_80_columns_shows_every_case_whole(installation: Installation, cases: list[str]) -> None:
-    printed = on_terminal(installation, 80, "status")
+    printed = on_terminal(installation, "status", columns=80, term="dumb")
     table = [line for line in printed.splitlines() if line[:1] in "┏┃┡│└"]
     assert table
     assert max(map(len, table)) <= 80
@@ -75,7 +50,7 @@ def test_a_terminal_of_80_columns_shows_every_case_whole(installation: Installat
         assert case in printed, "an id that is broken cannot be copied"
     for word in ("attention", "registration refused", "THROTTLED, due", "IDENTITY_CONFLICT: Another subject's"):
         assert word in printed, "and words can be read"
-    assert cases[0] in on_terminal(installation, 80, "show", cases[0])
+    assert cases[0] in on_terminal(installation, "show", cases[0], columns=80, term="dumb")
 
 
 def test_in_a_pipe_there_is_no_colour_and_a_line_is_a_line(installation: Installation, cases: list[str]) -> None:
