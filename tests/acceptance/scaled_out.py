@@ -15,7 +15,7 @@ from onboarding.keys import LedgerKey
 from tests.acceptance.test_batch_workers import is_at_work, kill_with_children, run_prefect, worker
 from tests.support.installation import Installation, WarmCommands, sandbox_process, variables, without
 from tests.support.postgres import StoppablePostgres, stoppable_postgres
-from tests.support.prefect_server import running_prefect_server
+from tests.support.prefect_server import prefect_client, running_prefect_server
 from tests.support.processes import Server
 from vendor_sandbox import SandboxControl
 
@@ -57,9 +57,7 @@ class Site:
         if installed_postgres() is not None:
             url = stack.enter_context(postgres.server.fresh_database()).replace("+psycopg", "+asyncpg")
             self._database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url}
-        self.api = stack.enter_context(
-            httpx.Client(base_url=f"http://127.0.0.1:{self._port}/api/", trust_env=False, timeout=60)
-        )
+        self.api = stack.enter_context(prefect_client(f"http://127.0.0.1:{self._port}/api"))
         self._key = LedgerKey.new_text()
         self.environment: dict[str, str] = {}
         (folder / "prefect").mkdir()

@@ -2,12 +2,10 @@
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 from playwright.sync_api import Browser, expect
@@ -16,6 +14,7 @@ from cli.local import free_port
 from tests.browser.chromium import installed_chromium, running_chromium
 from tests.browser.prefect_page import PrefectPage
 from tests.support.installation import COMMAND, ROOT, variables
+from tests.support.prefect_server import prefect_client
 from tests.support.processes import running_server
 from vendor_sandbox import SandboxControl
 
@@ -62,7 +61,7 @@ def house(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     command = [*COMMAND, "up", "--port", str(port), "--folder", str(folder)]
     with running_server(command, ready_line="In another terminal", folder=folder.parent, environment=environment) as up:
         family = [up.process.pid, *(one.pid for one in psutil.Process(up.process.pid).children(recursive=True))]
-        _switch_schedules_off(f"{address}/api/")
+        _switch_schedules_off(f"{address}/api")
         line = next(line for line in (folder / "sandbox.json").read_text().splitlines() if line[0] == "{")
         yield House(address, folder, SandboxControl(json.loads(line)["control_url"]))
     left = [pid for pid in family if psutil.pid_exists(pid)]
@@ -88,19 +87,9 @@ def page(chromium: Browser, house: House, request: pytest.FixtureRequest) -> Ite
 
 
 def _switch_schedules_off(api: str) -> None:
-    with httpx.Client(base_url=api, trust_env=False, timeout=_SHOWN_MS / 1000) as client:
+    with prefect_client(api) as client:
         for name in ("resume-cases", "take-inbox"):
             found = client.get(f"deployments/name/{name}/{name}").raise_for_status().json()
             for schedule in found["schedules"]:
-                _patch(client, f"deployments/{found['id']}/schedules/{schedule['id']}", {"active": False})
-
-
-def _patch(client: httpx.Client, path: str, change: dict[str, object]) -> None:
-    """Prefect's server on SQLite answers 503 while it writes something else; then the same again."""
-    ends = time.monotonic() + _SHOWN_MS / 1000
-    while True:
-        answer = client.patch(path, json=change)
-        if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > ends:
-            answer.raise_for_status()
-            return
-        time.sleep(0.5)
+                place = f"deployments/{found['id']}/schedules/{schedule['id']}"
+                client.patch(place, json={"active": False}).raise_for_status()

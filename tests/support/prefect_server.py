@@ -6,14 +6,21 @@ leaves out the services (scheduler, automations) that the tests must see working
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+import httpx
 
 from cli.local import free_port
 from tests.support.environment import QUIET_PREFECT
 from tests.support.processes import Server, running_server
+
+PATIENT_S: Final = 180.0
+_PAUSE_S: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,28 @@ class PrefectServer:
     def environment(self) -> dict[str, str]:
         """What a child process needs to talk to this server and to no other."""
         return dict(os.environ) | QUIET_PREFECT | {"PREFECT_HOME": str(self.home), "PREFECT_API_URL": self.api_url}
+
+
+class _Patient(httpx.HTTPTransport):
+    """Sends a request again while the server says that its database is busy, for some minutes at most."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """The first answer that is another."""
+        ends = time.monotonic() + PATIENT_S
+        while True:
+            answer = super().handle_request(request)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > ends:
+                return answer
+            answer.read()
+            answer.close()
+            time.sleep(_PAUSE_S)
+
+
+def prefect_client(api_url: str) -> httpx.Client:
+    """A client for a server that may keep its runs in SQLite: where two writes meet there, one is answered with 503, and a
+    write of its services can keep all others waiting for the minute that a lock is waited for.
+    """
+    return httpx.Client(base_url=f"{api_url}/", transport=_Patient(), trust_env=False, timeout=PATIENT_S)
 
 
 @contextmanager
