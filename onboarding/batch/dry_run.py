@@ -49,12 +49,21 @@ class Planned:
     same_as: int | None = None
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """What the steps of one subject would do, as far as it is counted: many subjects share one of these."""
+
+    steps: tuple[tuple[StepName, Action], ...]
+    merges: bool
+
+
 class PlanCounts:
     """How many subjects a dry run looked at, how many rows cannot be taken, and what the steps of the others would do."""
 
     def __init__(self) -> None:
         self.whole = True
-        self._steps: dict[int, tuple[PlanLine, ...]] = {}
+        self._subjects: dict[int, _Kind] = {}
+        self._kinds: dict[_Kind, _Kind] = {}
         self._stand: set[int] = set()
         self._repeated: set[int] = set()
         self._bad: set[int] = set()
@@ -63,7 +72,7 @@ class PlanCounts:
         """Count one row; one that cannot be taken after all counts as nothing else."""
         number = planned.number
         if planned.problems:
-            self._steps.pop(number, None)
+            self._subjects.pop(number, None)
             self._stand.discard(number)
             self._repeated.discard(number)
             if number:
@@ -73,14 +82,16 @@ class PlanCounts:
         elif planned.same_as is not None:
             self._repeated.add(number)
         else:
-            self._steps[number] = planned.steps
+            steps = tuple((line.step, line.action) for line in planned.steps)
+            kind = _Kind(steps, any(line.may_merge for line in planned.steps))
+            self._subjects[number] = self._kinds.setdefault(kind, kind)
             if planned.case_id is not None:
                 self._stand.add(number)
 
     @property
     def subjects(self) -> int:
         """Subjects whose rows can be taken."""
-        return len(self._steps)
+        return len(self._subjects)
 
     @property
     def stand(self) -> int:
@@ -100,12 +111,12 @@ class PlanCounts:
     @property
     def merges(self) -> int:
         """Subjects whose registration's update could make two people one."""
-        return sum(any(line.may_merge for line in lines) for lines in self._steps.values())
+        return sum(kind.merges for kind in self._subjects.values())
 
     @property
     def steps(self) -> Counter[tuple[StepName, Action]]:
         """How many subjects' steps would do what."""
-        return Counter((line.step, line.action) for lines in self._steps.values() for line in lines)
+        return Counter(step for kind in self._subjects.values() for step in kind.steps)
 
     def exit_status(self, *, skip_bad: bool) -> int:
         """As the run itself would end, if nothing changed until then."""
@@ -127,12 +138,12 @@ class Subject:
     same_as: int | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class _First:
-    """The first row of a file that asks for an onboarding, and those after it that repeat it; the file's order."""
+    """The first row of a file that asks for an onboarding, and those after it that repeat it: number and line of each."""
 
     digest: str
-    rows: list[Row]
+    places: list[tuple[int, int]]
     is_bad: bool = False
 
 
@@ -150,28 +161,29 @@ def subjects_of(rows: Iterable[Row], bench: Workbench) -> Iterator[Subject]:
             yield Subject(row.number, row.line, request)
             continue
         prepared = opening.prepare(bench.ledger.key, request)
-        first = firsts.setdefault(prepared.business_key, _First(prepared.request_digest, [row]))
-        if first.rows[0] is row:
-            yield Subject(row.number, row.line, request)
+        place = (row.number, row.line)
+        first = firsts.setdefault(prepared.business_key, _First(prepared.request_digest, [place]))
+        if first.places[0] == place:
+            yield Subject(*place, request)
         elif first.digest == prepared.request_digest and not first.is_bad:
-            first.rows.append(row)
-            yield Subject(row.number, row.line, request, same_as=first.rows[0].number)
+            first.places.append(place)
+            yield Subject(*place, request, same_as=first.places[0][0])
         else:
-            yield from _two_ways(first, row, same=first.digest == prepared.request_digest)
+            yield from _two_ways(first, place, same=first.digest == prepared.request_digest)
 
 
-def _two_ways(first: _First, row: Row, *, same: bool) -> Iterator[Subject]:
-    """This row cannot be taken, and (unless they were told before) neither can those that it stands against."""
-    line = first.rows[0].line
-    yield _bad(row, drafting.bad_already(line) if same else drafting.same_onboarding(line))
+def _two_ways(first: _First, place: tuple[int, int], *, same: bool) -> Iterator[Subject]:
+    """The row there cannot be taken, and (unless they were told before) neither can those that it stands against."""
+    _, line = first.places[0]
+    yield _bad(place, drafting.bad_already(line) if same else drafting.same_onboarding(line))
     if not first.is_bad:
         first.is_bad = True
-        for each in first.rows:
-            yield _bad(each, drafting.same_onboarding(row.line))
+        for each in first.places:
+            yield _bad(each, drafting.same_onboarding(place[1]))
 
 
-def _bad(row: Row, problem: str) -> Subject:
-    return Subject(row.number, row.line, (_row_problem(row.number, row.line, problem),))
+def _bad(place: tuple[int, int], problem: str) -> Subject:
+    return Subject(*place, (_row_problem(*place, problem),))
 
 
 def _row_problem(number: int, line: int, problem: str) -> RowProblem:

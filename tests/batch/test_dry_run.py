@@ -1,16 +1,17 @@
 """A dry run of many subjects: a vendor that asks for a pause, or looks dead for a moment, is waited for."""
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from time import monotonic
 
 import pytest
 
-from onboarding.batch.dry_run import PlanCounts, plan_all, subjects_of
+from onboarding.batch.dry_run import PlanCounts, Planned, plan_all, subjects_of
 from onboarding.batch.reading import open_batch
 from onboarding.ledger.states import StepName
-from onboarding.steps.planning import Action
+from onboarding.steps.planning import Action, Change, PlanLine
 from onboarding.vendors.limits import AWAITED_PAUSE_S
 from tests.steps.lab import Lab, laboratory
 from tests.support.batch_files import csv_text, subject_row
@@ -51,6 +52,23 @@ async def test_a_pause_that_is_longer_than_a_batch_waits_for_is_told_at_once(lab
     assert monotonic() - begun < 30
     assert counts.subjects == ROWS
     assert counts.steps[StepName.REGISTRATION, Action.UNREADABLE] > 0
+
+
+def test_little_is_kept_of_each_row(lab: Lab, tmp_path: Path) -> None:
+    rows = 2_000
+    (tmp_path / "long.csv").write_text(csv_text(subject_row(number) for number in range(1, rows + 1)))
+    counts = PlanCounts()
+    tracemalloc.start()
+    try:
+        with open_batch(tmp_path / "long.csv") as file:
+            for subject in subjects_of(file, lab.bench):
+                lines = tuple(PlanLine(step, Action.CHANGE, changes=(Change("ppid", "A", "B"),)) for step in StepName)
+                counts.add(Planned(subject.number, subject.line, None, "S", lines))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert counts.subjects == rows
+    assert most / rows < 2_000, "a row is several times that"
 
 
 async def test_a_dry_run_that_waits_for_a_vendor_is_stopped_at_once(lab: Lab, tmp_path: Path) -> None:
