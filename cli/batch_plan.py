@@ -110,10 +110,7 @@ def _say(counts: PlanCounts, table: Table, target: Path | None, *, skip_bad: boo
         words = [f"{n} {action.value}" for action in Action if (n := steps[step, action])]
         if words:
             out.print(f"{present.STEP_TITLES[step]}: {', '.join(words)}", soft_wrap=True)
-    facts = [f"{counts.stand} of the subjects have a case already."] if counts.stand else []
-    facts += [f"{merges} may merge two people, which cannot be undone."] if (merges := counts.merges) else []
-    facts += [f"{counts.repeated} rows repeat an earlier one."] if counts.repeated else []
-    facts += [f"{counts.bad_rows} rows cannot be taken."] if counts.bad_rows else []
+    facts = [f"{fact[:1].upper()}{fact[1:]}." for fact in counts.facts]
     if not counts.whole:
         facts.append("The file cannot be taken as it is.")
     elif counts.bad_rows and not skip_bad:

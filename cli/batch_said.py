@@ -86,7 +86,7 @@ def say_taken(intake: Intake, *, json: bool) -> None:
     facts = [f"{intake.opened} new", f"{intake.found} that stood already", f"{intake.replaced} replaced"]
     facts += [f"{intake.repeated} repeated in the file", f"{intake.left_out} left out"]
     shown = ", ".join(fact for fact in facts if not fact.startswith("0 "))
-    say(f"batch {intake.batch_id}: {intake.rows} rows ({shown}).")
+    say(f"batch {intake.batch_id}: {intake.rows} {'row' if intake.rows == 1 else 'rows'} ({shown}).")
 
 
 def say_worked(ledger: Ledger, summary: Summary, source: Path | None, *, json: bool) -> int:

@@ -158,7 +158,10 @@ def _summary(ledger: Ledger, batch_id: str, counts: BatchCounts, faults: Faults)
         yield from ("", f"Slowest step: **{slowest}**, {seconds[slowest]:.2f} s (median of the cases done last).")
     if counts.of(CaseStatus.ATTENTION):
         command = f"onboard status --batch {batch_id} --only attention"
-        yield from ("", f"{counts.of(CaseStatus.ATTENTION)} cases need a person; which, and what to do: `{command}`")
+        yield from (
+            "",
+            f"Cases that need a person: {counts.of(CaseStatus.ATTENTION)}; which, and what to do: `{command}`",
+        )
     if counts.of(CaseStatus.READY):
         yield from ("", "Cases that wait go on when they are due, by resume-cases, or with: `onboard resume --all`")
     if faults.kinds:
@@ -181,8 +184,4 @@ async def save_plan(planned: Sequence[Planned], counts: PlanCounts) -> None:
 def plan_words(counts: PlanCounts) -> str:
     """The counts of a dry run in one line."""
     steps = ", ".join(f"{step} {action.value}: {number}" for (step, action), number in sorted(counts.steps.items()))
-    facts = [f"; {counts.stand} have a case already"] if counts.stand else []
-    facts += [f"; {merges} may merge two people, which cannot be undone"] if (merges := counts.merges) else []
-    facts += [f"; {counts.repeated} rows repeat an earlier one"] if counts.repeated else []
-    facts += [f"; {counts.bad_rows} rows cannot be taken"] if counts.bad_rows else []
-    return f"{counts.subjects} subjects{''.join(facts)}; {steps}"
+    return "; ".join([f"subjects: {counts.subjects}", *counts.facts, steps])

@@ -112,7 +112,7 @@ class BatchRun:
         words = [f"{counts.of(CaseStatus.DONE)} of {sum(counts.cases.values())} cases done"]
         words += [f"{waiting} waiting"] if waiting else []
         words += [f"{attention} need attention"] if attention else []
-        words += [f"{left_out} rows not taken"] if left_out else []
+        words += [f"{left_out} {'row' if left_out == 1 else 'rows'} not taken"] if left_out else []
         what = f"batch {self._batch_id}: {', '.join(words)}."
         if attention:
             what += f" Which: onboard status --batch {self._batch_id} --only attention."

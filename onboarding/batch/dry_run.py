@@ -118,6 +118,17 @@ class PlanCounts:
         """How many subjects' steps would do what."""
         return Counter(step for kind in self._subjects.values() for step in kind.steps)
 
+    @property
+    def facts(self) -> list[str]:
+        """What there is to be said of the rows, besides their steps."""
+        numbers = {
+            "subjects with a case already": self.stand,
+            "possible merges of two people, which cannot be undone": self.merges,
+            "rows that repeat an earlier one": self.repeated,
+            "rows that cannot be taken": self.bad_rows,
+        }
+        return [f"{what}: {number}" for what, number in numbers.items() if number]
+
     def exit_status(self, *, skip_bad: bool) -> int:
         """As the run itself would end, if nothing changed until then."""
         if not self.whole or not self.subjects or (self.bad_rows and not skip_bad):

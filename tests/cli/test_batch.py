@@ -240,7 +240,7 @@ def test_a_dry_run_says_who_may_be_merged_with_another(installation: Installatio
     ran = installation.run("batch", path, "--dry-run")
     assert ran.status == 0, ran.err
     assert ran.out.count("(may merge)") == 1
-    assert "1 may merge two people, which cannot be undone." in ran.out
+    assert "Possible merges of two people, which cannot be undone: 1." in ran.out
     *lines, counts = installation.run("batch", path, "--dry-run", "--json").json_lines
     assert counts["may_merge"] == 1
     assert [(line["row"], line["step"]) for line in lines if line["may_merge"]] == [(1, "registration")]
@@ -306,7 +306,7 @@ def test_a_dry_run_tells_a_row_that_repeats_another_once(installation: Installat
     ran = installation.run("batch", str(path), "--dry-run")
     assert ran.status == 0
     assert "registration: 2 would change" in ran.out
-    assert "1 rows repeat an earlier one" in ran.out
+    assert "Rows that repeat an earlier one: 1." in ran.out
     *_, last = read_csv(path.with_name("subjects.plan.csv").read_text("utf-8"))
     assert (last["row"], last["what would happen"]) == ("3", "the same as row 1")
 
@@ -324,7 +324,7 @@ def test_a_dry_run_shows_what_stands_already(installation: Installation) -> None
     again = written(installation, subject_row(1), subject_row(2), subject_row(3))
     ran = installation.run("batch", str(again), "--dry-run")
     assert ran.status == 4
-    assert "2 of the subjects have a case already" in ran.out
+    assert "Subjects with a case already: 2." in ran.out
     assert len(installation.requests("read_registration")) == asked + 1, "only the third is anything to be done for"
     plan = read_csv(again.with_name("subjects.plan.csv").read_text("utf-8"))
     assert {(row["what would happen"], row["code"]) for row in plan if row["case"] == done} == {("already so", "")}

@@ -235,7 +235,7 @@ async def test_progress_table_and_summary_are_kept_with_the_run_and_hold_nothing
     batch_id = await taken_in(small, *(subject_row(n, **PERSONAL) for n in range(1, 4)), bad, skip_bad=True)
     ran = await run(small, batch_id=batch_id)
     assert ran.how == ("FAILED", "BatchNeedsAttention")
-    assert "2 of 3 cases done, 1 need attention, 1 rows not taken" in ran.message
+    assert "2 of 3 cases done, 1 need attention, 1 row not taken" in ran.message
     assert f"onboard status --batch {batch_id} --only attention" in ran.message
     found = await artifacts(small, ran)
     assert set(found) == {"onboarding-batch-progress", "onboarding-batch-results", "onboarding-batch-summary"}
@@ -271,7 +271,10 @@ async def test_a_dry_run_reads_only_and_keeps_its_plan(small: FlowLab) -> None:
     batch_id = await taken_in(small, plain, merging)
     ran = await run(small, batch_id=batch_id, dry_run=True)
     assert ran.how == ("COMPLETED", "Planned"), ran.message
-    assert "2 subjects; 2 have a case already; 1 may merge two people, which cannot be undone; " in ran.message
+    assert (
+        "subjects: 2; subjects with a case already: 2; possible merges of two people, which cannot be undone: 1; "
+        in ran.message
+    )
     assert "device would register: 2" in ran.message
     plan = (await artifacts(small, ran))["onboarding-batch-plan"]
     assert MARKER not in str(plan)
