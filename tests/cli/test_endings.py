@@ -160,7 +160,7 @@ def test_a_dry_run_sends_nothing_and_opens_no_case(installation: Installation) -
     assert ran.status == 0
     lines = {line["step"]: line for line in ran.json_lines}
     assert list(lines) == ["registration", "dispensation", "device", "dnd_exception"]
-    assert all(list(line) == ["step", "action", "code", "note", "changes"] for line in ran.json_lines)
+    assert all(list(line) == ["step", "action", "code", "note", "may_merge", "changes"] for line in ran.json_lines)
     assert {"field": "ppid", "stands": "ASCI000", "asked": "ASCI123"} in lines["registration"]["changes"]
     assert "not observable" in lines["device"]["note"]
     assert installation.effects() == []
