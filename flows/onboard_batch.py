@@ -13,7 +13,7 @@ from flows.batch_artifacts import ROWS_SHOWN, plan_words, save_plan
 from flows.batch_asked import MOST_LANES, AskedBatch, name_of_batch_run, read_batch_asked, storable_batch
 from flows.batch_work import GOES_ON, BatchRun
 from flows.run import ended, ended_by, workbench_of_this_run
-from onboarding.batch.dry_run import PlanCounts, Planned, Subject, plan_all, subjects_of
+from onboarding.batch.dry_run import PlanCounts, Planned, Subject, plan_all, subject_of, subjects_of
 from onboarding.batch.inbox import InboxBusy, Taken, inbox_of
 from onboarding.batch.intake import Intake, IntakeStopped, take_in_file
 from onboarding.batch.reading import open_batch
@@ -21,7 +21,6 @@ from onboarding.batch.stopping import until_stopped
 from onboarding.endings import Ending
 from onboarding.errors import BadInput
 from onboarding.ledger import batches
-from onboarding.ledger.ledger import Ledger
 from onboarding.workbench import Workbench
 
 FileField = Annotated[
@@ -172,7 +171,7 @@ async def _show_plan(bench: Workbench, asked: AskedBatch, lanes: int) -> State[A
                 subjects = subjects_of(stack.enter_context(open_batch(stream)), bench)
             else:
                 assert asked.batch_id is not None
-                subjects = _cases_of(bench.ledger, asked.batch_id)
+                subjects = _cases_of(bench, asked.batch_id)
             async for planned in plan_all(bench, subjects, lanes=lanes, stop=stop):
                 counts.add(planned)
                 if len(first) < ROWS_SHOWN:
@@ -187,10 +186,11 @@ async def _show_plan(bench: Workbench, asked: AskedBatch, lanes: int) -> State[A
     return ended(Ending.PLANNED, None, what=f"{plan_words(counts)}. Nothing was sent.")
 
 
-def _cases_of(ledger: Ledger, batch_id: str) -> Iterator[Subject]:
+def _cases_of(bench: Workbench, batch_id: str) -> Iterator[Subject]:
     """The subjects of a batch, as the ledger has them."""
+    ledger = bench.ledger
     if batches.batch(ledger, batch_id) is None:
         raise BadInput([f"batch_id: there is no batch {batch_id} in this ledger."])
     for row in batches.outcomes(ledger, batch_id):
         if row.case_id is not None and row.status is not None and row.same_as is None:
-            yield Subject(row.number, row.line, ledger.request(row.case_id))
+            yield subject_of(bench, (row.number, row.line), ledger.request(row.case_id))

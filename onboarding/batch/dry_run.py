@@ -19,6 +19,7 @@ from onboarding.endings import EXIT_ATTENTION, EXIT_BAD_INPUT, EXIT_ONBOARDED, E
 from onboarding.errors import BadInput
 from onboarding.intake import IntakeRequest
 from onboarding.ledger import drafting, opening
+from onboarding.ledger.preparing import Prepared
 from onboarding.ledger.states import CaseStatus, StepName, StepStatus
 from onboarding.ledger.views import CaseView
 from onboarding.steps.planning import Action, PlanLine, plan
@@ -141,12 +142,16 @@ class PlanCounts:
 
 @dataclass(frozen=True)
 class Subject:
-    """One subject to be looked at, in its turn: the request, or what is wrong with its row; the rest as of ``Planned``."""
+    """One subject to be looked at, in its turn: the request, or what is wrong with its row; the rest as of ``Planned``.
+
+    ``case``: the case that stands for the request, if it asks for the same.
+    """
 
     number: int
     line: int
     request: IntakeRequest | tuple[RowProblem, ...]
     same_as: int | None = None
+    case: CaseView | None = None
 
 
 @dataclass(slots=True)
@@ -159,7 +164,7 @@ class _First:
 
 
 def subjects_of(rows: Iterable[Row], bench: Workbench) -> Iterator[Subject]:
-    """The subjects of a file, row by row; rows that ask for one onboarding in two ways are told, as taking the file in would."""
+    """The subjects of a file, row by row, as the ledger stands; what taking the file in would refuse is told as that would."""
     firsts: dict[str, _First] = {}
     for row in rows:
         request = row.request()
@@ -173,14 +178,31 @@ def subjects_of(rows: Iterable[Row], bench: Workbench) -> Iterator[Subject]:
             continue
         prepared = opening.prepare(bench.ledger.key, request)
         place = (row.number, row.line)
-        first = firsts.setdefault(prepared.business_key, _First(prepared.request_digest, [place]))
-        if first.places[0] == place:
-            yield Subject(*place, request)
+        first = firsts.get(prepared.business_key)
+        if first is None:
+            subject = _as_it_stands(bench, place, request, prepared)
+            is_bad = isinstance(subject.request, tuple)
+            firsts[prepared.business_key] = _First(prepared.request_digest, [place], is_bad)
+            yield subject
         elif first.digest == prepared.request_digest and not first.is_bad:
             first.places.append(place)
             yield Subject(*place, request, same_as=first.places[0][0])
         else:
             yield from _two_ways(first, place, same=first.digest == prepared.request_digest)
+
+
+def subject_of(bench: Workbench, place: tuple[int, int], request: IntakeRequest) -> Subject:
+    """The subject of one request, whose row has this number and line, as the ledger stands."""
+    return _as_it_stands(bench, place, request, opening.prepare(bench.ledger.key, request))
+
+
+def _as_it_stands(bench: Workbench, place: tuple[int, int], request: IntakeRequest, prepared: Prepared) -> Subject:
+    found = drafting.standing_case(bench.ledger, prepared, bench.systems.addresses)
+    if found is None:
+        return Subject(*place, request)
+    if found.refusal is not None:
+        return _bad(place, found.refusal)
+    return Subject(*place, request, case=bench.ledger.case(found.case_id) if found.same else None)
 
 
 def _two_ways(first: _First, place: tuple[int, int], *, same: bool) -> Iterator[Subject]:
@@ -194,12 +216,8 @@ def _two_ways(first: _First, place: tuple[int, int], *, same: bool) -> Iterator[
 
 
 def _bad(place: tuple[int, int], problem: str) -> Subject:
-    return Subject(*place, (_row_problem(*place, problem),))
-
-
-def _row_problem(number: int, line: int, problem: str) -> RowProblem:
-    place, _, what = problem.partition(": ")
-    return RowProblem(number, line, place, what)
+    column, _, what = problem.partition(": ")
+    return Subject(*place, (RowProblem(*place, column, what),))
 
 
 async def plan_all(
@@ -212,7 +230,8 @@ async def plan_all(
     under_way: deque[asyncio.Task[Planned]] = deque()
     patience = _Patience(bench, stop)
     try:
-        for subject in subjects:
+        rows = iter(subjects)
+        while (subject := await bench.in_thread(next, rows, None)) is not None:
             await patience.vendors_are_open()
             if stop.is_set():
                 break
@@ -258,15 +277,12 @@ async def _planned(bench: Workbench, subject: Subject, patience: _Patience) -> P
         return Planned(*place, problems=request)
     if subject.same_as is not None:
         return Planned(*place, subject_id=request.subject.subject_id, same_as=subject.same_as)
-    standing = await bench.in_thread(_standing, bench, request)
-    if isinstance(standing, str):
-        return Planned(*place, problems=(_row_problem(*place, standing),))
-    at_rest = standing is not None and standing.status in (CaseStatus.DONE, CaseStatus.ATTENTION)
+    case = subject.case
+    at_rest = case is not None and case.status in (CaseStatus.DONE, CaseStatus.ATTENTION)
     lines = [] if at_rest else await _lines(bench, request, patience)
-    if standing is not None:
-        lines = _as_the_case_stands(standing, lines)
-    case_id = None if standing is None else standing.id
-    return Planned(*place, case_id, request.subject.subject_id, tuple(lines))
+    if case is not None:
+        lines = _as_the_case_stands(case, lines)
+    return Planned(*place, None if case is None else case.id, request.subject.subject_id, tuple(lines))
 
 
 async def _lines(bench: Workbench, request: IntakeRequest, patience: _Patience) -> list[PlanLine]:
@@ -276,15 +292,6 @@ async def _lines(bench: Workbench, request: IntakeRequest, patience: _Patience) 
         if not _vendor_is_left_alone(lines):
             patience.was_worth_it()
     return lines
-
-
-def _standing(bench: Workbench, request: IntakeRequest) -> CaseView | str | None:
-    """The case that stands for a request, if it asks for the same; or why it does not take this one."""
-    prepared = opening.prepare(bench.ledger.key, request)
-    found = drafting.standing_case(bench.ledger, prepared, bench.systems.addresses)
-    if found is None or found.refusal is not None:
-        return None if found is None else found.refusal
-    return bench.ledger.case(found.case_id) if found.same else None
 
 
 def _as_the_case_stands(case: CaseView, lines: Iterable[PlanLine]) -> list[PlanLine]:

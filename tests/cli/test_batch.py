@@ -289,7 +289,10 @@ def test_a_dry_run_refuses_the_rows_that_the_run_refuses(
     installation: Installation, rows: list[dict[str, str]]
 ) -> None:
     installation.control.seed(seed.many(3))
-    path = str(written(installation, *rows))
+    assert_same_rows_are_refused(installation, str(written(installation, *rows)))
+
+
+def assert_same_rows_are_refused(installation: Installation, path: str) -> None:
     found = []
     for words in (("--dry-run",), ()):
         ran = installation.run("batch", path, "--json", *words)
@@ -298,6 +301,23 @@ def test_a_dry_run_refuses_the_rows_that_the_run_refuses(
         found.append((ran.status, summary["bad_rows"], problems))
     assert found[0] == found[1]
     assert found[0][0] == 2
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [subject_row(1, **OTHERWISE), subject_row(1, **OTHERWISE), subject_row(2)],
+        [subject_row(1, **OTHERWISE), subject_row(1, registration__external_subject_id="A-THIRD-1"), subject_row(2)],
+        [subject_row(1, **OTHERWISE), subject_row(2), subject_row(1, **OTHERWISE), subject_row(1)],
+        [subject_row(1), subject_row(1), subject_row(1, **OTHERWISE), subject_row(2)],
+    ],
+)
+def test_a_dry_run_refuses_the_rows_that_the_run_refuses_for_a_case_that_stands(
+    installation: Installation, rows: list[dict[str, str]]
+) -> None:
+    installation.control.seed(seed.many(3))
+    assert installation.run("batch", str(written(installation, subject_row(1)))).status == 0
+    assert_same_rows_are_refused(installation, str(written(installation, *rows)))
 
 
 def test_a_dry_run_tells_a_row_that_repeats_another_once(installation: Installation) -> None:
