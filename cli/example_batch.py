@@ -10,7 +10,7 @@ from vendor_sandbox import seed
 from vendor_sandbox.clinical_one_world import CLOUD_TO_CLOUD
 from vendor_sandbox.seed import SeededSubject
 
-FILE: Final = "subjects.csv"
+FILE: Final = "batch-to-try.csv"
 SEED: Final = "stand-ins.seed.json"
 SUBJECTS: Final = 30
 
