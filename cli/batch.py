@@ -4,6 +4,7 @@ import asyncio
 import shlex
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Annotated, Any, Final
@@ -20,7 +21,7 @@ from cli.who import actor
 from onboarding.batch.children import hands_for
 from onboarding.batch.engine import Worked, due_cases, work_cases
 from onboarding.batch.intake import Intake, take_in, take_in_file
-from onboarding.batch.progress import watching
+from onboarding.batch.progress import look, watching
 from onboarding.batch.reading import open_batch
 from onboarding.batch.rounds import Left, Rest, work_rounds
 from onboarding.batch.rows import RowProblem
@@ -157,7 +158,7 @@ class Job:
     async def _work(self, ledger: Ledger, found: Connections, batch_id: str, api: str | None) -> Left:
         async with open_workbench(self.settings, found, actor=actor(), ledger=ledger) as bench:
             with showing(batch_id, json=self.json) as shown:
-                async with watching(ledger, batch_id, shown.show, every_s=shown.every_s):
+                async with watching(partial(look, ledger, batch_id), shown.show, every_s=shown.every_s):
                     if api is None:
                         return await self._work_here(bench, batch_id)
                     return await self._work_by_flow(batch_id, shown.console)

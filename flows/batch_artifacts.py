@@ -3,9 +3,10 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from typing import Any, Final
 
@@ -50,14 +51,15 @@ class Faults:
 async def progress_shown(bench: Workbench, batch_id: str) -> AsyncIterator[None]:
     """Keep the run's progress artifact up to date during the block. Whatever keeps it from being so is only noted."""
     page = _ProgressPage(batch_id)
-    async with watching(bench.ledger, batch_id, page.show, every_s=PROGRESS_EVERY_S, steps=False) as watch:
+    see = partial(look, bench.ledger, batch_id, steps=False)
+    async with watching(see, page.show, every_s=PROGRESS_EVERY_S) as watch:
         yield
     for pause_s in LAST_PAUSES_S:  # a server on SQLite is busy now and then, and the last word should stand
         if watch.saw_end and page.is_up_to_date:
             return
         await asyncio.sleep(pause_s)
         with suppress(StoreUnavailable):
-            await page.show(await bench.in_thread(lambda: look(bench.ledger, batch_id, steps=False)))
+            await page.show(await bench.in_thread(see))
             watch.saw_end = True
 
 
@@ -119,13 +121,7 @@ def _look(ledger: Ledger, batch_id: str, faults: Faults) -> tuple[BatchCounts, s
 
 def _table(ledger: Ledger, batch_id: str, counts: BatchCounts) -> list[dict[str, Any]]:
     """Rows for the page, the most urgent first; no words from the file, which could hold anything."""
-    kept: dict[str, list[Result]] = {outcome: [] for outcome in _FIRST}
-    for result in () if counts.all_done else results(ledger, batch_id, done=False):
-        if len(of_kind := kept.setdefault(result.outcome, [])) < ROWS_SHOWN:
-            of_kind.append(result)
-    urgent = list(chain.from_iterable(kept.values()))
-    told = {result.row for result in urgent}
-    done = (result for result in results(ledger, batch_id, done=True) if result.row not in told)  # some since then
+    unfinished = () if counts.all_done else results(ledger, batch_id, done=False)
     return [
         {
             "row": result.row,
@@ -134,8 +130,19 @@ def _table(ledger: Ledger, batch_id: str, counts: BatchCounts) -> list[dict[str,
             "code": result.code,
             "what to do": result.what_to_do,
         }
-        for result in islice(chain(urgent, done), ROWS_SHOWN)
+        for result in most_urgent(unfinished, results(ledger, batch_id, done=True))
     ]
+
+
+def most_urgent(unfinished: Iterable[Result], done: Iterable[Result]) -> list[Result]:
+    """The rows that are shown, the most urgent first, each once: some are done since the others were looked at."""
+    kept: dict[str, list[Result]] = {outcome: [] for outcome in _FIRST}
+    for result in unfinished:
+        if len(of_kind := kept.setdefault(result.outcome, [])) < ROWS_SHOWN:
+            of_kind.append(result)
+    urgent = list(chain.from_iterable(kept.values()))
+    told = {result.row for result in urgent}
+    return list(islice(chain(urgent, (result for result in done if result.row not in told)), ROWS_SHOWN))
 
 
 def _summary(ledger: Ledger, batch_id: str, counts: BatchCounts, faults: Faults) -> Iterator[str]:

@@ -113,17 +113,15 @@ class Watch:
 
 
 @asynccontextmanager
-async def watching(
-    ledger: Ledger, batch_id: str, show: Show, *, every_s: float, steps: bool = True
-) -> AsyncIterator[Watch]:
-    """Show how far a batch is while the block runs, now and then and once more at its end; ``steps``: step by step."""
+async def watching(see: Callable[[], Progress], show: Show, *, every_s: float) -> AsyncIterator[Watch]:
+    """Show how far a batch is while the block runs, now and then and once more at its end; ``see``: as of ``look``."""
     over, watched = asyncio.Event(), Watch()
 
     async def watch() -> None:
         while True:
             is_last, begun = over.is_set(), monotonic()
             with suppress(StoreUnavailable):  # whoever works on it says so
-                shown = show(await asyncio.to_thread(look, ledger, batch_id, steps=steps))
+                shown = show(await asyncio.to_thread(see))
                 if shown is not None:
                     await shown
                 watched.saw_end = is_last

@@ -1,11 +1,9 @@
 """`onboard_batch` and `take_inbox`: task runs or chunks, artifacts without anything personal, endings, and the inbox."""
 
 import asyncio
-import json
 import os
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,16 +20,16 @@ from prefect.utilities.callables import parameter_schema
 
 from flows import batch_artifacts
 from flows.asked import NOT_STORED
+from flows.batch_artifacts import ROWS_SHOWN, most_urgent
 from flows.batch_asked import name_of_batch_run, read_batch_asked, storable_batch
 from flows.onboard_batch import onboard_batch
 from flows.onboard_chunk import left_alone_s, onboard_chunk
 from flows.take_inbox import take_inbox
 from onboarding.batch.engine import Worked, one_by_one
 from onboarding.batch.intake import Intake, take_in_file
-from onboarding.batch.results import Result, results
+from onboarding.batch.results import Result
 from onboarding.endings import Ending
 from onboarding.errors import BadInput
-from onboarding.ledger.ledger import Ledger
 from onboarding.ledger.states import CaseStatus
 from onboarding.ledger.store import StoreGone
 from tasks.chunk import Chunk, Chunks
@@ -210,22 +208,17 @@ async def test_the_last_progress_is_shown_even_if_the_server_was_busy(
     assert float((await artifacts(small, ran))["onboarding-batch-progress"]["data"]) == 100.0
 
 
-@pytest.mark.prefect
-async def test_a_row_that_is_done_while_the_table_is_made_stands_in_it_once(
-    small: FlowLab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def done_since(ledger: Ledger, batch_id: str, *, done: bool) -> Iterator[Result]:
-        if not done:
-            yield from (replace(result, outcome="open") for result in results(ledger, batch_id, done=True))
-        yield from results(ledger, batch_id, done=done)
+def test_a_row_that_is_done_while_the_table_is_made_stands_in_it_once() -> None:
+    refused, begun, done = (Result(row, row + 1, "K", "", "", "", "") for row in (1, 2, 3))
+    unfinished = [replace(begun, outcome="open"), replace(refused, outcome="attention")]
+    shown = most_urgent(iter(unfinished), iter(replace(row, outcome="done") for row in (begun, done)))
+    assert [(result.row, result.outcome) for result in shown] == [(1, "attention"), (2, "open"), (3, "done")]
 
-    monkeypatch.setattr(batch_artifacts, "results", done_since)
-    small.fault("update_registration", "refuse", code="CPR_DUP_PPID")
-    batch_id = await taken_in(small, *(subject_row(number) for number in range(1, 4)))
-    found = await artifacts(small, await run(small, batch_id=batch_id))
-    rows = json.loads(found["onboarding-batch-results"]["data"])
-    assert sorted(row["row"] for row in rows) == [1, 2, 3]
-    assert Counter(row["outcome"] for row in rows) == {"attention": 1, "open": 2}
+
+def test_of_many_rows_those_that_need_a_person_are_shown_first() -> None:
+    rows = [Result(row, row + 1, "K", "waiting" if row % 2 else "attention", "", "", "") for row in range(1, 1201)]
+    shown = most_urgent(iter(rows), iter(()))
+    assert [result.row for result in shown] == list(range(2, 2 * ROWS_SHOWN + 1, 2))
 
 
 @pytest.mark.prefect
